@@ -1,0 +1,1 @@
+"""codes -> latents -> pixels: the masked autoregressive rectified-flow decoder."""

@@ -1,0 +1,25 @@
+"""The errors that a user's input can cause. The command line prints them as one line and exits with 2."""
+
+
+class V2FlowError(ValueError):
+    """Something that came from outside is not as expected; the message says what came and what was expected."""
+
+
+class ModelFolderError(V2FlowError):
+    """A model name is unknown, or a model folder is missing, incomplete or contradicts itself."""
+
+
+class RequestError(V2FlowError):
+    """A request asks for something that this model cannot do: prompt, size, length or a parameter out of range."""
+
+
+class OutputError(V2FlowError):
+    """The place to write to is not writable, or holds something that must not be overwritten."""
+
+
+class DataError(V2FlowError):
+    """A dataset or a package of source data is missing, incomplete or not what was pinned."""
+
+
+class EngineDeadError(RuntimeError):
+    """An engine stopped working. Not the fault of one request, so never attributed to one."""

@@ -1,0 +1,1 @@
+"""Rectified flow: the path between noise and data, and the solvers that integrate a velocity along it."""

@@ -1,0 +1,101 @@
+"""The visual tokenizer: latents -> codes, codes -> conditions, and the networks that decode them.
+
+    encode: latents -> resampler -> mixture over the LLM's text vocabulary -> nearest code
+    decode: codes -> codebook vectors in LLM space -> projector -> conditions -> (masked transformer, velocity net)
+
+Knows nothing of rounds, solvers or pixels: `decoding/` drives it.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+from v2flow_engine.config import VisualTokenizerConfig
+from v2flow_engine.errors import ModelFolderError
+from v2flow_engine.models.masked_transformer import MaskedTransformer
+from v2flow_engine.models.quantizer import CosineQuantizer
+from v2flow_engine.models.resampler import Resampler, mlp
+from v2flow_engine.models.velocity import VelocityNet
+
+
+class VisualTokenizer(nn.Module):
+    """Resampler, quantizer, projector, masked transformer and velocity net of one config.
+
+    The LLM's text rows, which encoding mixes, are no part of the state: they are the LLM's (`set_vocabulary`).
+    """
+
+    def __init__(self, config: VisualTokenizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.resampler = Resampler(
+            config.latent_channels,
+            config.resampler_hidden,
+            config.text_vocab_size or config.code_dim,
+            config.resampler_depth,
+            config.resampler_mlp_depth,
+            config.downsample,
+            config.readout_norm,
+        )
+        self.quantizer = CosineQuantizer(config.codebook_size, config.code_dim)
+        self.projector = mlp(config.projector_depth, config.code_dim, config.width)
+        self.null_condition = nn.Parameter(0.02 * torch.randn(1, config.width))
+        self.masked_transformer = MaskedTransformer(
+            config.token_channels,
+            config.width,
+            config.encoder_depth,
+            config.decoder_depth,
+            config.num_heads,
+            config.num_visual_tokens,
+            config.num_positions,
+        )
+        self.velocity = VelocityNet(config.token_channels, config.width, config.velocity_width, config.velocity_depth)
+        self.register_buffer("vocabulary", None, persistent=False)
+
+    def set_vocabulary(self, text_embedding: torch.Tensor) -> None:
+        """Give the LLM's text rows (V, D_llm). Raises `ModelFolderError` if their shape is not the config's."""
+        expected = (self.config.text_vocab_size, self.config.code_dim)
+        if tuple(text_embedding.shape) != expected:
+            raise ModelFolderError(f"the text embedding has shape {tuple(text_embedding.shape)}, expected {expected}")
+        self.vocabulary = text_embedding
+
+    def llm_space(self, latents: torch.Tensor, gumbel_temperature: float | None = None) -> torch.Tensor:
+        """latents (B, C, h, w) -> vectors (B, S, D_llm).
+
+        With a vocabulary, the softmax of the resampler's logits mixes the text rows; a `gumbel_temperature` makes it
+        a Gumbel-softmax (training). Without one, the resampler's features themselves.
+        """
+        logits = self.resampler(latents)
+        if self.config.text_vocab_size is None:
+            return logits
+        if self.vocabulary is None:
+            raise ModelFolderError("encoding needs the LLM's text embedding: call set_vocabulary first")
+        if gumbel_temperature is None:
+            weights = logits.float().softmax(dim=-1)
+        else:
+            weights = F.gumbel_softmax(logits.float(), tau=gumbel_temperature, dim=-1)
+        return weights.to(self.vocabulary.dtype) @ self.vocabulary
+
+    def encode(self, latents: torch.Tensor) -> torch.Tensor:
+        """latents (B, C, h, w), scaled -> codes (B, S) int64, in raster order."""
+        return self.quantizer.assign(self.llm_space(latents))
+
+    def conditions(self, codes: torch.Tensor) -> torch.Tensor:
+        """codes (B, S) -> conditions (B, S, D)."""
+        return self.projector(self.quantizer.lookup(codes))
+
+    def null_conditions(self, batch: int) -> torch.Tensor:
+        """The conditions of nothing in particular, (B, S, D)."""
+        return self.null_condition[None].expand(batch, self.config.num_visual_tokens, -1)
+
+    def patchify(self, latents: torch.Tensor) -> torch.Tensor:
+        """latents (B, C, h, w) -> latent_tokens (B, N, C p^2)."""
+        p = self.config.patch_size
+        return rearrange(latents, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=p)
+
+    def unpatchify(self, latent_tokens: torch.Tensor) -> torch.Tensor:
+        """latent_tokens (B, N, C p^2) -> latents (B, C, h, w)."""
+        p, (rows, columns) = self.config.patch_size, self.config.position_grid
+        return rearrange(latent_tokens, "b (h w) (c p q) -> b c (h p) (w q)", p=p, q=p, h=rows, w=columns)
