@@ -1,0 +1,96 @@
+"""llm/ folder -> the keyword arguments of a vLLM engine that serves it. Starts no engine and loads no weights."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+from v2flow_engine.config import load_json
+from v2flow_engine.errors import ModelFolderError
+
+PROCESSOR = "v2flow_vllm.logits_processor:GuidanceScaleProcessor"
+MIN_BATCHED_TOKENS = 2048
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def engine_kwargs(
+    llm_folder: str | Path, *, guided: bool = True, dtype: str = "auto", max_num_seqs: int = 64,
+    kv_cache_gib: float | None = None, **overrides: Any,
+) -> dict[str, Any]:
+    """Every keyword that `vllm.LLM`, `EngineArgs` or `AsyncEngineArgs` needs for an `llm/` folder.
+
+    Args:
+        llm_folder: MODEL/llm.
+        guided: False serves the conditional stream alone, with half the KV cache and half the work.
+        dtype: "auto" is float32 on a CPU, for exactness, and bfloat16 elsewhere.
+        max_num_seqs: requests in flight at once.
+        kv_cache_gib: size of the KV cache; None takes what `max_num_seqs` requests of full length need.
+        overrides: further vLLM arguments, which win.
+
+    Raises `ModelFolderError` if the folder has no usable config.json.
+    """
+    from vllm.platforms import current_platform
+
+    folder = Path(llm_folder)
+    config = load_json(folder / "config.json")
+    on_cpu = current_platform.is_cpu()
+    if dtype == "auto":
+        dtype = "float32" if on_cpu else "bfloat16"
+    max_model_len = int(overrides.get("max_model_len") or _field(config, "max_position_embeddings", folder))
+    if kv_cache_gib is None:
+        cache_bytes = kv_cache_bytes(config, max_num_seqs * max_model_len, dtype=dtype, guided=guided)
+    else:
+        cache_bytes = int(kv_cache_gib * 2**30)
+    kwargs: dict[str, Any] = {
+        "model": str(folder),
+        "skip_tokenizer_init": True,  # requests carry token ids
+        "generation_config": "vllm",  # sampling defaults come with the request, not from the folder
+        "dtype": dtype,
+        "max_model_len": max_model_len,
+        "max_num_seqs": max_num_seqs,
+        "max_num_batched_tokens": max(MIN_BATCHED_TOKENS, max_model_len, max_num_seqs),
+        "kv_cache_memory_bytes": cache_bytes,
+        "disable_log_stats": True,
+        **_execution(on_cpu),
+    }
+    if not guided:
+        kwargs["hf_overrides"] = {"v2flow_guided": False}
+    elif not _runner_takes_no_processors():
+        kwargs["logits_processors"] = [PROCESSOR]
+    return kwargs | overrides
+
+
+def kv_cache_bytes(config: dict[str, Any], num_tokens: int, *, dtype: str, guided: bool = True) -> int:
+    """Bytes that the KV cache of `num_tokens` takes, with a block's slack for every 16 tokens of padding.
+
+    Two streams when guided: 2 (K and V) x layers x KV heads x head size x bytes each.
+    """
+    heads = int(config["num_attention_heads"])
+    head_dim = int(config.get("head_dim") or config["hidden_size"] // heads)
+    kv_heads = int(config.get("num_key_value_heads") or heads)
+    per_token = 2 * int(config["num_hidden_layers"]) * kv_heads * head_dim * DTYPE_BYTES[dtype]
+    streams = 2 if guided else 1
+    return max(num_tokens * per_token * streams * 5 // 4, 1 << 24)
+
+
+def _execution(on_cpu: bool) -> dict[str, Any]:
+    """No torch.compile (see `llama.py`); on a GPU the decode steps are captured whole as CUDA graphs."""
+    if on_cpu:
+        return {"enforce_eager": True}
+    return {"compilation_config": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}}
+
+
+def _runner_takes_no_processors() -> bool:
+    """Whether the V2 runner is asked for in a release where it refuses logits processors; the model's state does."""
+    forced = os.environ.get("VLLM_USE_V2_MODEL_RUNNER", "").strip().lower() in ("1", "true")
+    if not forced:
+        return False
+    return importlib.util.find_spec("vllm.v1.worker.gpu.sample.logits_processor") is None
+
+
+def _field(config: dict[str, Any], key: str, folder: Path) -> int:
+    if not isinstance(config.get(key), int):
+        raise ModelFolderError(f"{folder / 'config.json'}: {key} must be a whole number, got {config.get(key)!r}")
+    return config[key]
