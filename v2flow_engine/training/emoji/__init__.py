@@ -1,0 +1,1 @@
+"""Openly licensed emoji -> captioned pictures for training and evaluation, as WebDataset shards."""
