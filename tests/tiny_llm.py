@@ -1,6 +1,7 @@
-"""A tiny random LLaMA with visual tokens, written as a real `llm/` folder: what the tests run instead of a model.
+"""A tiny random LLaMA with visual tokens, written as a real `llm/` folder for the tests.
 
-Ids: text (BPE of a few captions) | image_start, image_end, null, one size id each | visual. Knows nothing of vLLM.
+Ids: text (BPE of a few captions) | image_start, image_end, null, a size id for each size | visual.
+Knows nothing of vLLM.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ def train_tiny_tokenizer(vocab_size: int = 300) -> Tokenizer:
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = PreTokenizers([ByteLevel(add_prefix_space=True)])
     trainer = BpeTrainer(
-        vocab_size=vocab_size, special_tokens=[BOS], initial_alphabet=ByteLevel.alphabet(), show_progress=False
+        vocab_size=vocab_size,
+        special_tokens=[BOS],
+        initial_alphabet=ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(CAPTIONS, trainer)
     return tokenizer
@@ -76,8 +80,8 @@ def build_tiny_llm(
 ) -> VisualVocabulary:
     """Write config.json, model.safetensors and tokenizer files of a random LLaMA into `directory`.
 
-    The weights are wide enough that greedy continuations wander instead of repeating one id. The default grids
-    are 4 x 4 tokens for "64x64" and 2 x 2 for "32x32". Returns the folder's vocabulary.
+    The weights are wide enough that greedy continuations wander instead of repeating one id. The default
+    grids are 4 x 4 tokens for "64x64" and 2 x 2 for "32x32". Returns the folder's vocabulary.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -108,7 +112,7 @@ def build_tiny_llm(
 
 
 def _random_llama(config: LlamaConfig, seed: int) -> LlamaForCausalLM:
-    """LLaMA with seeded normal weights: matrices of gain 1.5, so that layers outweigh the residual's own id."""
+    """LLaMA with seeded normal weights: matrices of gain 1.5, so that layers outweigh the last id itself."""
     model = LlamaForCausalLM(config).float()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -1,13 +1,14 @@
 """The vLLM plugin: LLMs with visual tokens, guided inside the model.
 
-    vLLM's plugin loader -> register() -> ModelRegistry knows V2FlowLlamaForCausalLM (imported only when it is loaded)
+    vLLM's plugin loader -> register() -> ModelRegistry knows V2FlowLlamaForCausalLM, by name
 
-`engine_kwargs(llm_folder)` is every keyword that a vLLM engine needs for such a folder. Importing this package imports
-neither vLLM nor torch.
+`engine_kwargs(llm_folder)` is every keyword that a vLLM engine needs for such a folder. Importing this
+package imports neither vLLM nor torch.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,18 +18,25 @@ ARCHITECTURES = {"V2FlowLlamaForCausalLM": "v2flow_vllm.llama:V2FlowLlamaForCaus
 """Architecture in llm/config.json -> where its class is."""
 
 
-def register() -> None:
-    """Tell vLLM's model registry about the architectures; safe to call any number of times in any process."""
+def register(*, load: bool = False) -> None:
+    """Tell vLLM's model registry about the architectures; safe to call any number of times in any process.
+
+    load: import the model classes now, instead of by name when needed. Right where the engine will run in
+        this process: vLLM inspects classes known by name in a subprocess first, which costs seconds.
+    """
     from vllm import ModelRegistry
 
     known = ModelRegistry.get_supported_archs()
     for architecture, location in ARCHITECTURES.items():
-        if architecture not in known:
+        if load:
+            module, name = location.split(":")
+            ModelRegistry.register_model(architecture, getattr(import_module(module), name))
+        elif architecture not in known:
             ModelRegistry.register_model(architecture, location)
 
 
 def engine_kwargs(llm_folder: str | Path, *, guided: bool = True, **overrides: Any) -> dict[str, Any]:
-    """Every keyword that `vllm.LLM` or `AsyncEngineArgs` needs for an `llm/` folder; see `v2flow_vllm.engine`."""
+    """Every keyword that a vLLM engine needs for an `llm/` folder; see `v2flow_vllm.engine.engine_kwargs`."""
     from v2flow_vllm.engine import engine_kwargs as build
 
     return build(llm_folder, guided=guided, **overrides)

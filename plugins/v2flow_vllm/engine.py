@@ -1,4 +1,4 @@
-"""llm/ folder -> the keyword arguments of a vLLM engine that serves it. Starts no engine and loads no weights."""
+"""llm/ folder -> the keyword arguments of a vLLM engine that serves it. Starts nothing, loads no weights."""
 
 from __future__ import annotations
 
@@ -16,8 +16,13 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def engine_kwargs(
-    llm_folder: str | Path, *, guided: bool = True, dtype: str = "auto", max_num_seqs: int = 64,
-    kv_cache_gib: float | None = None, **overrides: Any,
+    llm_folder: str | Path,
+    *,
+    guided: bool = True,
+    dtype: str = "auto",
+    max_num_seqs: int = 64,
+    kv_cache_gib: float | None = None,
+    **overrides: Any,
 ) -> dict[str, Any]:
     """Every keyword that `vllm.LLM`, `EngineArgs` or `AsyncEngineArgs` needs for an `llm/` folder.
 
@@ -53,6 +58,7 @@ def engine_kwargs(
         "max_num_batched_tokens": max(MIN_BATCHED_TOKENS, max_model_len, max_num_seqs),
         "kv_cache_memory_bytes": cache_bytes,
         "disable_log_stats": True,
+        "use_tqdm_on_load": False,
         **_execution(on_cpu),
     }
     if not guided:
@@ -83,7 +89,7 @@ def _execution(on_cpu: bool) -> dict[str, Any]:
 
 
 def _runner_takes_no_processors() -> bool:
-    """Whether the V2 runner is asked for in a release where it refuses logits processors; the model's state does."""
+    """Whether the V2 runner is forced in a release where it refuses logits processors (it needs none)."""
     forced = os.environ.get("VLLM_USE_V2_MODEL_RUNNER", "").strip().lower() in ("1", "true")
     if not forced:
         return False
@@ -92,5 +98,5 @@ def _runner_takes_no_processors() -> bool:
 
 def _field(config: dict[str, Any], key: str, folder: Path) -> int:
     if not isinstance(config.get(key), int):
-        raise ModelFolderError(f"{folder / 'config.json'}: {key} must be a whole number, got {config.get(key)!r}")
+        raise ModelFolderError(f"{folder}/config.json: {key} must be a whole number, got {config.get(key)!r}")
     return config[key]

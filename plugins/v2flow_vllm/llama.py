@@ -1,7 +1,7 @@
-"""A LLaMA that writes visual tokens under classifier-free guidance: token ids -> guided logits of the visual rows.
+"""A LLaMA that writes visual tokens under classifier-free guidance: token ids -> guided visual logits.
 
-A request is one row to vLLM; here it is two, conditional and unconditional, that pass through the same weights
-together and can therefore never be scheduled apart. Knows nothing of sampling.
+A request is one row to vLLM; here it is two, conditional and unconditional, that pass through the same
+weights together and can therefore never be scheduled apart. Knows nothing of sampling.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class V2FlowLlamaForCausalLM(LlamaForCausalLM):
     """LLaMA with visual tokens; guided unless the config says `v2flow_guided: false`.
 
-    Guided hidden states leave `forward` as (N, 2D), conditional | unconditional, so that vLLM can pick rows of them.
+    Guided hidden states leave `forward` as (N, 2D), conditional | unconditional, so that vLLM can pick rows.
     """
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
@@ -56,7 +56,7 @@ class V2FlowLlamaForCausalLM(LlamaForCausalLM):
             raise ValueError("LoRA is not supported with visual tokens")
         if vllm_config.compilation_config.mode != CompilationMode.NONE:
             # a compiled graph replays at fixed addresses, which the doubled ids do not have
-            raise ValueError("torch.compile is not supported with visual tokens; v2flow_vllm.engine_kwargs turns it off")
+            raise ValueError("torch.compile is not supported here; v2flow_vllm.engine_kwargs turns it off")
 
     def forward(
         self,
@@ -75,7 +75,7 @@ class V2FlowLlamaForCausalLM(LlamaForCausalLM):
         return torch.cat(hidden_states.chunk(2), dim=-1)
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
-        """hidden_states (R, 2D) or (R, D) -> logits (R, V) float32: guided on the visual rows, -inf elsewhere."""
+        """hidden_states (R, 2D) or (R, D) -> float32 logits (R, V): guided visual rows, -inf elsewhere."""
         if not self.guided:
             visual = self._visual_logits(hidden_states)
         else:
@@ -89,7 +89,8 @@ class V2FlowLlamaForCausalLM(LlamaForCausalLM):
 
     def _visual_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(R, D) -> float32 (R, K), the head's visual rows alone where its weight is plain and whole."""
-        first, last = self.vocabulary.visual_offset, self.vocabulary.visual_offset + self.vocabulary.codebook_size
+        first = self.vocabulary.visual_offset
+        last = first + self.vocabulary.codebook_size
         plain = isinstance(self.lm_head.quant_method, UnquantizedEmbeddingMethod)
         if plain and get_tensor_model_parallel_world_size() == 1:
             return F.linear(hidden_states, self.lm_head.weight[first:last]).float() * self.logit_scale

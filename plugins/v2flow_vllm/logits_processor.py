@@ -1,7 +1,8 @@
 """Writes each request's guidance scale to the row that the request has in vLLM's batch (V1 model runner).
 
-The logits themselves are combined in the model, so `apply` hands them back. The class also satisfies the V2 runner's
-interface of the same purpose, where releases have one: there it checks requests only, and `model_state` writes.
+The logits themselves are combined in the model, so `apply` hands them back. The class also satisfies the V2
+runner's interface of the same purpose, where a release has one: there it only checks requests, and
+`model_state` writes.
 """
 
 from __future__ import annotations

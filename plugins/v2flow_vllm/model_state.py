@@ -1,6 +1,7 @@
-"""Writes each request's guidance scale to its row (V2 model runner): slot -> row, on the device, once per step.
+"""Writes each request's guidance scale to its row (V2 model runner): slot -> row, on the device, every step.
 
-The V2 runner lets a model bring its own state: requests enter by slot, and a step's rows are a permutation of slots.
+The V2 runner lets a model bring its own state: requests enter by slot, and a step's rows are some of the
+slots in any order.
 """
 
 from __future__ import annotations

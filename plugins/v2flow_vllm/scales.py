@@ -1,7 +1,7 @@
-"""The guidance scale of every row of a step: written by the engine's side, read by the model's `compute_logits`.
+"""The guidance scale of every row of a step: written by the engine's side, read by `compute_logits`.
 
-One object per engine, found through the engine's config, because vLLM builds the two sides separately. Knows neither
-the model nor which of vLLM's model runners is at work.
+One object per engine, found through the engine's config, because vLLM builds the two sides separately.
+Knows neither the model nor which of vLLM's model runners is at work.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ UNGUIDED = 1.0
 class RowScales:
     """Guidance scales in the order of the logits' rows.
 
-    `rows` is None until one of vLLM's runners has been found to write it: a guided model without a writer would
-    ignore its prompts' scales, so reading then fails.
+    `rows` is None until something writes it. A guided model without a writer would ignore the scales that
+    requests ask for, so reading then fails.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class RowScales:
         """The scales (num_rows, 1) of this step's logits."""
         if self.rows is None:
             raise RuntimeError(
-                "guidance scales do not reach this model: start the engine with v2flow_vllm.engine_kwargs(...)"
+                "guidance scales do not reach this model: start the engine with v2flow_vllm.engine_kwargs()"
             )
         if num_rows > len(self.rows):
             raise RuntimeError(
@@ -69,7 +69,7 @@ def scale_of(params: SamplingParams | None) -> float:
 
 
 def check_params(params: SamplingParams) -> None:
-    """Raise `ValueError` unless the request carries a usable scale and asks for nothing that cannot be guided."""
+    """Raise `ValueError` unless a request has a usable scale and asks for nothing that cannot be guided."""
     scale = (params.extra_args or {}).get(SCALE_KEY)
     if isinstance(scale, bool) or not isinstance(scale, (int, float)):
         raise ValueError(f"extra_args must hold a number as {SCALE_KEY!r}, got {scale!r}")

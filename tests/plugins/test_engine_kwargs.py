@@ -1,0 +1,83 @@
+"""Registration and `engine_kwargs`, without an engine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_llm import build_tiny_llm
+from v2flow_engine.errors import ModelFolderError
+
+vllm = pytest.importorskip("vllm")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("kwargs") / "llm"
+    build_tiny_llm(directory)
+    return directory
+
+
+def test_register_twice_keeps_the_architecture() -> None:
+    import v2flow_vllm
+
+    v2flow_vllm.register()
+    v2flow_vllm.register()
+    v2flow_vllm.register(load=True)
+    assert set(v2flow_vllm.ARCHITECTURES) <= set(vllm.ModelRegistry.get_supported_archs())
+
+
+def test_importing_the_plugin_imports_no_model() -> None:
+    """What vLLM's plugin loader pays in every process: neither torch nor vLLM."""
+    code = "import sys, v2flow_vllm; print(sorted({'torch', 'vllm', 'v2flow_engine'} & set(sys.modules)))"
+    paths = [str(Path(__file__).parents[2] / "plugins"), str(Path(__file__).parents[2])]
+    result = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {paths}; {code}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.strip() == "[]"
+
+
+def test_kwargs_are_vllm_arguments(folder: Path) -> None:
+    """Every keyword is one that vLLM knows; overrides win."""
+    import dataclasses
+
+    import v2flow_vllm
+
+    kwargs = v2flow_vllm.engine_kwargs(folder, max_num_seqs=8, seed=7)
+    assert set(kwargs) <= {f.name for f in dataclasses.fields(vllm.EngineArgs)}
+    assert kwargs["model"] == str(folder)
+    assert (kwargs["max_num_seqs"], kwargs["seed"], kwargs["max_model_len"]) == (8, 7, 128)
+    assert kwargs["logits_processors"] and "hf_overrides" not in kwargs
+
+
+def test_cache_grows_with_streams_and_requests(folder: Path) -> None:
+    from v2flow_vllm.engine import kv_cache_bytes
+
+    config = json.loads((folder / "config.json").read_text())
+    guided = kv_cache_bytes(config, 10**6, dtype="float32")
+    assert guided == 2 * kv_cache_bytes(config, 10**6, dtype="float32", guided=False)
+    assert guided == 2 * kv_cache_bytes(config, 10**6, dtype="bfloat16")
+    streams, keys_and_values, layers, kv_heads, head_dim, float_bytes = 2, 2, 2, 2, 32, 4
+    assert guided >= 10**6 * streams * keys_and_values * layers * kv_heads * head_dim * float_bytes
+
+
+def test_unguided_needs_no_processor(folder: Path) -> None:
+    import v2flow_vllm
+
+    kwargs = v2flow_vllm.engine_kwargs(folder, guided=False)
+    assert "logits_processors" not in kwargs
+    assert kwargs["hf_overrides"] == {"v2flow_guided": False}
+
+
+def test_missing_folder_is_named(tmp_path: Path) -> None:
+    import v2flow_vllm
+
+    with pytest.raises(ModelFolderError, match="no such file"):
+        v2flow_vllm.engine_kwargs(tmp_path / "nowhere")

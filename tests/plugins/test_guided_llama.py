@@ -1,0 +1,150 @@
+"""The plugin in a plain vLLM engine, built from `engine_kwargs` alone, against the two-pass loop."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.engine_common import one_thread
+from tests.tiny_llm import CAPTIONS, build_tiny_llm
+from tests.two_pass import TwoPass
+from v2flow_engine.prompts import PromptEncoder
+
+vllm = pytest.importorskip("vllm")
+from vllm.exceptions import VLLMValidationError  # noqa: E402
+
+SCALES = (1.0, 1.5, 3.0, 5.0, 3.0, 7.5)
+NUM_TOKENS = 64
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A tiny LLM with an untied head, its prompts and its two-pass loop."""
+    folder = tmp_path_factory.mktemp("plugin") / "llm"
+    vocabulary = build_tiny_llm(folder, tie=False)
+    encoder = PromptEncoder(folder, vocabulary, max_model_len=128)
+    prompts = [encoder.encode(caption, "64x64") for caption in CAPTIONS]
+    assert len({len(p) for p in prompts}) >= 4
+    return SimpleNamespace(
+        folder=folder, vocabulary=vocabulary, prompts=prompts, loop=TwoPass(folder, vocabulary)
+    )
+
+
+@pytest.fixture(scope="module")
+def engine(tiny: SimpleNamespace) -> Iterator[vllm.LLMEngine]:
+    """Four rows for six prompts and 24 tokens a step: requests queue, prompts arrive in pieces, rows move."""
+    with one_thread():
+        engine = start_engine(tiny.folder, max_num_seqs=4, max_num_batched_tokens=24)
+        yield engine
+        stop_engine(engine)
+
+
+def start_engine(folder: Path, **kwargs: object) -> vllm.LLMEngine:
+    import v2flow_vllm
+
+    v2flow_vllm.register(load=True)
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        patch.setattr(torch, "set_num_threads", torch.set_num_threads)  # vLLM replaces it
+        return vllm.LLMEngine.from_engine_args(vllm.EngineArgs(**v2flow_vllm.engine_kwargs(folder, **kwargs)))
+
+
+def stop_engine(engine: vllm.LLMEngine) -> None:
+    engine.engine_core.shutdown()
+    gc.collect()
+
+
+def greedy_params(scale: float, num_tokens: int = NUM_TOKENS) -> vllm.SamplingParams:
+    return vllm.SamplingParams(
+        temperature=0.0,
+        max_tokens=num_tokens,
+        ignore_eos=True,
+        detokenize=False,
+        extra_args={"guidance_scale": scale},
+    )
+
+
+def drain(engine: vllm.LLMEngine) -> dict[str, list[int]]:
+    finished = {}
+    while engine.has_unfinished_requests():
+        for output in engine.step():
+            if output.finished:
+                finished[output.request_id] = list(output.outputs[0].token_ids)
+    return finished
+
+
+def test_greedy_tokens_equal_the_two_pass_loop(tiny: SimpleNamespace, engine: vllm.LLMEngine) -> None:
+    """Six prompts of different lengths, scales 1 to 7.5, one batch: every position is equal."""
+    for index, (prompt, scale) in enumerate(zip(tiny.prompts, SCALES, strict=True)):
+        engine.add_request(str(index), {"prompt_token_ids": prompt}, greedy_params(scale))
+    written = drain(engine)
+    for index, (prompt, scale) in enumerate(zip(tiny.prompts, SCALES, strict=True)):
+        assert written[str(index)] == tiny.loop.greedy(prompt, NUM_TOKENS, scale), (
+            f"prompt {index}, scale {scale}"
+        )
+
+
+def test_scale_decides_and_one_is_the_plain_model(tiny: SimpleNamespace, engine: vllm.LLMEngine) -> None:
+    """One prompt at 0, 1 and 5: 1 is the conditional LLaMA, 0 forgets the prompt, 5 is something else."""
+    for scale in (0.0, 1.0, 5.0):
+        for index in (0, 1):
+            engine.add_request(
+                f"{scale}-{index}", {"prompt_token_ids": tiny.prompts[index]}, greedy_params(scale, 16)
+            )
+    written = drain(engine)
+    assert written["1.0-0"] == tiny.loop.greedy(tiny.prompts[0], 16, None)
+    assert written["5.0-0"] != written["1.0-0"]
+    nulls = [int(i) for i in tiny.vocabulary.unconditional_ids(torch.tensor(tiny.prompts[0]))]
+    assert written["0.0-0"] == tiny.loop.greedy(nulls, 16, None) != written["1.0-0"]
+
+
+def test_abort_leaves_the_others_alone(tiny: SimpleNamespace, engine: vllm.LLMEngine) -> None:
+    """One leaves half way, others of another length and scale take its row; all write what they should."""
+    for index, scale in ((0, 2.0), (1, 6.0), (2, 4.0)):
+        engine.add_request(f"stay{index}", {"prompt_token_ids": tiny.prompts[index]}, greedy_params(scale))
+    for _ in range(10):
+        engine.step()
+    engine.abort_request(["stay0"])
+    engine.add_request("late", {"prompt_token_ids": tiny.prompts[3]}, greedy_params(3.0, 5))
+    engine.add_request("later", {"prompt_token_ids": tiny.prompts[4]}, greedy_params(1.0, 20))
+    written = drain(engine)
+    assert set(written) == {"stay1", "stay2", "late", "later"}
+    assert written["stay1"] == tiny.loop.greedy(tiny.prompts[1], NUM_TOKENS, 6.0)
+    assert written["stay2"] == tiny.loop.greedy(tiny.prompts[2], NUM_TOKENS, 4.0)
+    assert written["late"] == tiny.loop.greedy(tiny.prompts[3], 5, 3.0)
+    assert written["later"] == tiny.loop.greedy(tiny.prompts[4], 20, 1.0)
+
+
+@pytest.mark.parametrize(
+    "extra_args, message",
+    [
+        (None, "guidance_scale"),
+        ({"guidance_scale": "3"}, "number"),
+        ({"guidance_scale": True}, "number"),
+        ({"guidance_scale": -0.5}, r"\[0, 100\]"),
+        ({"guidance_scale": float("nan")}, r"\[0, 100\]"),
+    ],
+)
+def test_bad_scale_is_refused_at_the_door(
+    tiny: SimpleNamespace, engine: vllm.LLMEngine, extra_args: dict[str, object] | None, message: str
+) -> None:
+    """A raw request without a usable scale never reaches the model, where it would be unguided."""
+    params = vllm.SamplingParams(max_tokens=2, extra_args=extra_args)
+    with pytest.raises((ValueError, VLLMValidationError), match=message):
+        engine.add_request("bad", {"prompt_token_ids": tiny.prompts[0]}, params)
+    assert not engine.has_unfinished_requests()
+
+
+def test_model_without_its_processor_refuses_to_start(tiny: SimpleNamespace, engine: vllm.LLMEngine) -> None:
+    """Scales that nobody writes are an error on the first logits, not guidance that is silently off."""
+    from v2flow_vllm.scales import RowScales
+
+    with pytest.raises(RuntimeError, match="engine_kwargs"):
+        RowScales().first(1)

@@ -1,0 +1,245 @@
+"""TokenRequest -> visual_token_ids, by vLLM in this process: paged attention, continuous batching, guidance.
+
+The one place in the package that runs vLLM. Knows nothing of text, codes or pixels.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import threading
+import warnings
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from v2flow_engine.checkpoint import ModelFolder
+from v2flow_engine.errors import EngineDeadError, ModelFolderError, RequestError
+from v2flow_engine.generation.request import TokenRequest
+
+if TYPE_CHECKING:
+    from vllm import LLMEngine, SamplingParams
+
+_running: weakref.ref[TokenGenerator] | None = None
+
+
+class TokenGenerator:
+    """A vLLM engine over MODEL/llm.
+
+    A process runs one at a time, because vLLM keeps state per process; `close` frees it for the next.
+
+    Args:
+        folder: the opened model folder.
+        dtype: "auto" (float32 on a CPU, bfloat16 elsewhere), "float32", "bfloat16" or "float16".
+        max_num_seqs: images in flight at once; more wait inside the engine.
+        kv_cache_gib: size of the KV cache; None takes what `max_num_seqs` images of full length need.
+        guided: False allocates and computes the conditional stream alone; guidance_scale must then be 1.
+        engine_args: further keyword arguments for vLLM's engine, which win over the plugin's.
+
+    Raises:
+        ModelFolderError: the folder's LLM is not one that the plugin serves.
+        RuntimeError: this process already runs a token generator.
+    """
+
+    def __init__(
+        self,
+        folder: ModelFolder,
+        *,
+        dtype: str = "auto",
+        max_num_seqs: int = 64,
+        kv_cache_gib: float | None = None,
+        guided: bool = True,
+        engine_args: dict[str, Any] | None = None,
+    ) -> None:
+        self._engine: LLMEngine | None = None
+        self._cause_of_death: BaseException | None = None
+        _claim_process(self)
+        self.guided = guided
+        self._vocab_size = int(folder.llm_config["vocab_size"])
+        self._lock = threading.Lock()
+        self._numbers = itertools.count()
+        with _engine_environment():
+            kwargs = _engine_kwargs(folder, dtype, max_num_seqs, kv_cache_gib, guided) | (engine_args or {})
+            self._engine = _start_engine(kwargs)
+        self._max_model_len = int(kwargs["max_model_len"])
+
+    def generate(self, requests: Sequence[TokenRequest]) -> list[list[int]]:
+        """visual_token_ids (offset included) of each request, in order.
+
+        Raises:
+            RequestError: a request asks for what this model cannot do; nothing is generated for any of them.
+            EngineDeadError: the engine broke, now or before. No request is to blame.
+        """
+        for request in requests:
+            request.check(vocab_size=self._vocab_size, max_model_len=self._max_model_len, guided=self.guided)
+        with self._lock:
+            engine = self._living_engine()
+            order = self._submit(engine, requests)
+            try:
+                return _run_to_the_end(engine, requests, order)
+            except Exception as error:
+                self._cause_of_death = error
+                raise EngineDeadError(f"the token engine broke: {type(error).__name__}: {error}") from error
+            except BaseException as interruption:  # a step cut in half leaves the engine in an unknown state
+                self._cause_of_death = interruption
+                raise
+
+    def close(self) -> None:
+        """Stop the engine and free its memory; safe to call twice."""
+        engine, self._engine = self._engine, None
+        if engine is None:
+            return
+        with _original_torch_threads():
+            engine.engine_core.shutdown()
+        del engine
+        gc.collect()
+
+    @property
+    def num_kv_cache_blocks(self) -> int:
+        """Blocks of the KV cache; a block holds the same tokens of every stream and layer."""
+        return self._living_engine().vllm_config.cache_config.num_gpu_blocks
+
+    def _submit(self, engine: LLMEngine, requests: Sequence[TokenRequest]) -> dict[str, int]:
+        """Queue every request, or none. Returns the index of each by the engine's request id."""
+        from vllm.exceptions import VLLMValidationError
+
+        order: dict[str, int] = {}
+        try:
+            for index, request in enumerate(requests):
+                request_id = str(next(self._numbers))
+                prompt = {"prompt_token_ids": list(request.prompt_token_ids)}
+                engine.add_request(request_id, prompt, _sampling_params(request, self.guided))
+                order[request_id] = index
+        except BaseException as error:
+            engine.abort_request(list(order))
+            if isinstance(error, (ValueError, VLLMValidationError)):
+                raise RequestError(f"the token engine does not take request {len(order)}: {error}") from error
+            raise
+        return order
+
+    def _living_engine(self) -> LLMEngine:
+        if self._cause_of_death is not None:
+            cause = self._cause_of_death
+            reason = f"{type(cause).__name__}: {cause}"
+            raise EngineDeadError(f"the token engine broke earlier: {reason}") from cause
+        if self._engine is None:
+            raise EngineDeadError("the token generator is closed")
+        return self._engine
+
+    def __enter__(self) -> TokenGenerator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_engine", None) is not None:
+            self.close()
+
+
+def _run_to_the_end(
+    engine: LLMEngine, requests: Sequence[TokenRequest], order: dict[str, int]
+) -> list[list[int]]:
+    """Step until nothing is left; the tokens by the index of their request."""
+    written: list[list[int]] = [[] for _ in requests]
+    while engine.has_unfinished_requests():
+        for output in engine.step():
+            if output.finished:
+                written[order[output.request_id]] = list(output.outputs[0].token_ids)
+    for request, visual_token_ids in zip(requests, written, strict=True):
+        if len(visual_token_ids) != request.num_visual_tokens:
+            raise RuntimeError(f"{len(visual_token_ids)} tokens came for {request.num_visual_tokens}")
+    return written
+
+
+def _claim_process(generator: TokenGenerator) -> None:
+    global _running
+    gc.collect()  # an abandoned generator closes itself here
+    other = _running() if _running is not None else None
+    if other is not None and other._engine is not None:
+        raise RuntimeError("this process already runs a token generator; close() it before starting another")
+    _running = weakref.ref(generator)
+
+
+def _engine_kwargs(
+    folder: ModelFolder, dtype: str, max_num_seqs: int, kv_cache_gib: float | None, guided: bool
+) -> dict[str, Any]:
+    """Register the plugin's models in this process, and check that the folder's is one of them."""
+    from vllm import ModelRegistry
+
+    import v2flow_vllm
+
+    v2flow_vllm.register(load=True)
+    named = folder.llm_config.get("architectures") or []
+    if not set(named) & set(v2flow_vllm.ARCHITECTURES) & set(ModelRegistry.get_supported_archs()):
+        raise ModelFolderError(
+            f"{folder.llm_dir / 'config.json'}: architectures {named} is none that can write visual tokens; "
+            f"these are {sorted(v2flow_vllm.ARCHITECTURES)}"
+        )
+    return v2flow_vllm.engine_kwargs(
+        folder.llm_dir, guided=guided, dtype=dtype, max_num_seqs=max_num_seqs, kv_cache_gib=kv_cache_gib
+    )
+
+
+def _start_engine(kwargs: dict[str, Any]) -> LLMEngine:
+    from vllm import EngineArgs, LLMEngine
+
+    return LLMEngine.from_engine_args(EngineArgs(**kwargs))
+
+
+def _sampling_params(request: TokenRequest, guided: bool) -> SamplingParams:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        max_tokens=request.num_visual_tokens,
+        ignore_eos=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        temperature=request.temperature,
+        top_k=request.top_k,
+        seed=request.seed,
+        extra_args={"guidance_scale": float(request.guidance_scale)} if guided else None,
+    )
+
+
+@contextmanager
+def _engine_environment() -> Iterator[None]:
+    """vLLM reads its environment when it is first imported and when an engine starts.
+
+    In this process, no usage report, no log below ERROR unless V2FLOW_LOG=debug. The user's settings win.
+    """
+    quiet = os.environ.get("V2FLOW_LOG", "").lower() != "debug"
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR" if quiet else "INFO")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    before = os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING")
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    try:
+        with warnings.catch_warnings(), _original_torch_threads():
+            if quiet:
+                warnings.simplefilter("ignore")
+            yield
+    finally:
+        if before is None:
+            del os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"]
+        else:
+            os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = before
+
+
+@contextmanager
+def _original_torch_threads() -> Iterator[None]:
+    """Undo what vLLM's workers do to torch's thread settings, which the rest of this process shares."""
+    set_num_threads, num_threads = torch.set_num_threads, torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads = set_num_threads
+        if torch.get_num_threads() != num_threads:
+            set_num_threads(num_threads)
