@@ -32,6 +32,7 @@ setup(
         "einops>=0.8",
         "numpy>=2",
         "pillow>=12",
+        "pyyaml>=6",
         "ray[data]>=2.60,<3",
         "safetensors>=0.6.2",
         "tokenizers>=0.23,<0.24",

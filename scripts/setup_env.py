@@ -87,7 +87,9 @@ def run(*command: str | Path) -> None:
             log.write(f"$ {' '.join(map(str, command))}\n{result.stdout}{result.stderr}\n")
     if result.returncode != 0:
         lines = (result.stdout + result.stderr).strip().splitlines() or [f"exit status {result.returncode}"]
-        raise SetupError("\n".join(lines[-12:]))
+        raise SetupError(
+            "\n".join([f"{Path(command[0]).name} failed; all it said is in {LOG}:", *lines[-12:]])
+        )
 
 
 def pip(*arguments: str | Path) -> None:
@@ -237,7 +239,7 @@ def install_for_cpu() -> None:
         pip("install", "--no-deps", "--no-compile", "-r", LOCK)
     unwanted = [name for name in UNWANTED_ON_CPU if is_installed(name)]
     if unwanted:
-        with step(f"removing {', '.join(unwanted)}, which do not load beside the CPU build of torch"):
+        with step(f"removing what does not load beside the CPU build of torch: {', '.join(unwanted)}"):
             pip("uninstall", "-y", *unwanted)
 
 
@@ -304,8 +306,7 @@ def main() -> int:
         fcntl.flock(folder, fcntl.LOCK_EX)  # released when the process ends, however it ends
         set_up()
     except SetupError as error:
-        log = f" (the whole output is in {LOG.relative_to(ROOT)})" if LOG.is_file() else ""
-        print(f"setup: error{log}:\n{error}", file=sys.stderr)
+        print(f"setup: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nsetup: interrupted; run it again to go on", file=sys.stderr)
