@@ -16,7 +16,9 @@ from v2flow_engine.errors import DataError, OutputError, RequestError
 from v2flow_engine.images import FORMATS, ImageMetadata, encode_image, format_of, read_metadata
 
 METADATA = ImageMetadata(
-    'two "red" cats,\n猫 🐈 é\\', 2**63 - 1, {"size": "64x64", "guidance_scale": 3.0, "rounds": 4, "model": "ü"}
+    'two "red" cats,\n猫 🐈 é\\',
+    2**63 - 1,
+    {"size": "64x64", "guidance_scale": 3.0, "rounds": 4, "model": "ü"},
 )
 
 
@@ -86,6 +88,11 @@ def test_wrong_pixels_and_formats_are_named() -> None:
         encode_image(np.zeros((2, 2)))
     with pytest.raises(RequestError, match="'gif'"):
         encode_image(gradient(), "gif")
-    assert [format_of(name) for name in ("a.PNG", "b.webp", "c.jpg", "d.jpeg")] == ["png", "webp", "jpeg", "jpeg"]
+    assert [format_of(name) for name in ("a.PNG", "b.webp", "c.jpg", "d.jpeg")] == [
+        "png",
+        "webp",
+        "jpeg",
+        "jpeg",
+    ]
     with pytest.raises(OutputError, match=r"picture\.gif"):
         format_of("picture.gif")

@@ -1,0 +1,157 @@
+"""prompts -> PIL images in one process: a token generator and a decoder, one after the other.
+
+The Python API for scripts, notebooks and tests. Knows nothing of Ray or of files other than the picture that
+a caller saves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from v2flow_engine.checkpoint import ModelFolder, open_model
+from v2flow_engine.generation.image_request import ImageRequest, plan_requests
+from v2flow_engine.generation.model_files import check_weight_files, model_digest
+from v2flow_engine.generation.parameters import GenerationParameters
+from v2flow_engine.images import ImageMetadata, encode_image, format_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from v2flow_engine.decoding.decoder import Decoder
+    from v2flow_engine.generation.token_generator import TokenGenerator
+
+DEFAULT_MODEL = "v2flow-emoji"
+DECODER_BATCH = 16
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """A picture and how it was made. `parameters` names the model and the generation parameters."""
+
+    image: Image.Image
+    prompt: str
+    seed: int
+    parameters: dict[str, Any]
+
+    def save(self, path: str | Path) -> None:
+        """Write a PNG, WebP or JPEG file (by its suffix) with prompt, seed and parameters in its metadata."""
+        metadata = ImageMetadata(self.prompt, self.seed, self.parameters)
+        Path(path).write_bytes(encode_image(self.image, format_of(path), metadata))
+
+
+def describe_parameters(folder: ModelFolder, parameters: GenerationParameters) -> dict[str, Any]:
+    """The `parameters` object that goes into pictures and manifests: which model, and its settings."""
+    return {"model": folder.config.name, "model_digest": model_digest(folder), **parameters.to_dict()}
+
+
+def default_device() -> str:
+    """ "cuda" where torch sees a GPU, else "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class Pipeline:
+    """A loaded model that turns prompts into pictures. Use `from_pretrained`; close it or use it in a
+    `with` block.
+    """
+
+    def __init__(self, folder: ModelFolder, token_generator: TokenGenerator, decoder: Decoder) -> None:
+        self.folder = folder
+        self.token_generator = token_generator
+        self.decoder = decoder
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_dir: str | Path = DEFAULT_MODEL, *, device: str | None = None
+    ) -> Pipeline:
+        """Load a model by the name of an embedded one or by its folder.
+
+        Args:
+            device: of the decoder; None takes a GPU where there is one. The LLM runs where the installed
+                vLLM does.
+
+        Raises:
+            ModelFolderError: the model is unknown, incomplete or damaged; found before any engine starts.
+        """
+        folder = open_model(name_or_dir)
+        check_weight_files(folder)
+        from v2flow_engine.decoding.decoder import Decoder
+        from v2flow_engine.generation.token_generator import TokenGenerator
+
+        decoder = Decoder.from_folder(folder, device=device or default_device())
+        return cls(folder, TokenGenerator(folder), decoder)
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        n: int = 1,
+        seed: int | None = None,
+        size: str | None = None,
+        guidance_scale: float | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        rounds: int | None = None,
+        flow_steps: int | None = None,
+        decoder_guidance: float | None = None,
+    ) -> list[GeneratedImage]:
+        """Make `n` pictures of each prompt, in the order of the prompts.
+
+        Args:
+            prompts: one prompt or several.
+            n: pictures of each prompt.
+            seed: picture k of the call gets `seed + k` and can be made again alone with it; None draws a
+                fresh seed.
+            size: "WxH" in pixels. This and the rest default to the model's own; see `GenerationParameters`.
+
+        Raises:
+            RequestError: a prompt is empty or too long, or a parameter is out of range; nothing is generated
+            then. EngineDeadError: the LLM's engine stopped working.
+        """
+        parameters = GenerationParameters.resolve(
+            self.folder,
+            size=size,
+            guidance_scale=guidance_scale,
+            temperature=temperature,
+            top_k=top_k,
+            rounds=rounds,
+            flow_steps=flow_steps,
+            decoder_guidance=decoder_guidance,
+        )
+        requests = plan_requests(prompts, parameters, n=n, seed=seed)
+        described = describe_parameters(self.folder, parameters)
+        return [
+            GeneratedImage(Image.fromarray(pixels), request.prompt, request.seed, dict(described))
+            for request, pixels in zip(requests, self.run(requests), strict=True)
+        ]
+
+    def run(self, requests: Sequence[ImageRequest]) -> list[np.ndarray]:
+        """requests -> pixels (H, W, 3) uint8 each, in the same order."""
+        visual_token_ids = self.token_generator.generate([r.token_request(self.folder) for r in requests])
+        decode_requests = [
+            request.decode_request(self.folder, ids)
+            for request, ids in zip(requests, visual_token_ids, strict=True)
+        ]
+        pixels: list[np.ndarray] = []
+        for start in range(0, len(decode_requests), DECODER_BATCH):
+            pixels += self.decoder.decode(decode_requests[start : start + DECODER_BATCH])
+        return pixels
+
+    def close(self) -> None:
+        """Stop the engine and free its memory."""
+        self.token_generator.close()
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
