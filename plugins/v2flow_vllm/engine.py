@@ -12,6 +12,8 @@ from v2flow_engine.errors import ModelFolderError
 
 PROCESSOR = "v2flow_vllm.logits_processor:GuidanceScaleProcessor"
 MIN_BATCHED_TOKENS = 2048
+LARGEST_BLOCK = 128  # tokens in a block of the KV cache, on the platform with the largest
+MOST_OF_MEMORY = 0.25
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -31,7 +33,8 @@ def engine_kwargs(
         guided: False serves the conditional stream alone, with half the KV cache and half the work.
         dtype: "auto" is float32 on a CPU, for exactness, and bfloat16 elsewhere.
         max_num_seqs: requests in flight at once.
-        kv_cache_gib: size of the KV cache; None takes what `max_num_seqs` requests of full length need.
+        kv_cache_gib: size of the KV cache; None takes what `max_num_seqs` requests of full length need, or,
+            where that is over a quarter of the memory, a quarter on a CPU and vLLM's own choice elsewhere.
         overrides: further vLLM arguments, which win.
 
     Raises `ModelFolderError` if the folder has no usable config.json.
@@ -45,7 +48,8 @@ def engine_kwargs(
         dtype = "float32" if on_cpu else "bfloat16"
     max_model_len = int(overrides.get("max_model_len") or _field(config, "max_position_embeddings", folder))
     if kv_cache_gib is None:
-        cache_bytes = kv_cache_bytes(config, max_num_seqs * max_model_len, dtype=dtype, guided=guided)
+        tokens = max_num_seqs * (-(-max_model_len // LARGEST_BLOCK) + 1) * LARGEST_BLOCK
+        cache_bytes = kv_cache_bytes(config, tokens, dtype=dtype, guided=guided)
     else:
         cache_bytes = int(kv_cache_gib * 2**30)
     kwargs: dict[str, Any] = {
@@ -56,11 +60,14 @@ def engine_kwargs(
         "max_model_len": max_model_len,
         "max_num_seqs": max_num_seqs,
         "max_num_batched_tokens": max(MIN_BATCHED_TOKENS, max_model_len, max_num_seqs),
-        "kv_cache_memory_bytes": cache_bytes,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
         **_execution(on_cpu),
     }
+    if kv_cache_gib is not None or cache_bytes <= _total_memory(on_cpu) * MOST_OF_MEMORY:
+        kwargs["kv_cache_memory_bytes"] = cache_bytes
+    elif on_cpu:
+        kwargs["kv_cache_memory_bytes"] = int(_total_memory(on_cpu) * MOST_OF_MEMORY)
     if not guided:
         kwargs["hf_overrides"] = {"v2flow_guided": False}
     elif not _runner_takes_no_processors():
@@ -69,16 +76,12 @@ def engine_kwargs(
 
 
 def kv_cache_bytes(config: dict[str, Any], num_tokens: int, *, dtype: str, guided: bool = True) -> int:
-    """Bytes that the KV cache of `num_tokens` takes, with a block's slack for every 16 tokens of padding.
-
-    Two streams when guided: 2 (K and V) x layers x KV heads x head size x bytes each.
-    """
+    """Bytes that the keys and values of `num_tokens` take: in every layer, twice when guided."""
     heads = int(config["num_attention_heads"])
     head_dim = int(config.get("head_dim") or config["hidden_size"] // heads)
     kv_heads = int(config.get("num_key_value_heads") or heads)
     per_token = 2 * int(config["num_hidden_layers"]) * kv_heads * head_dim * DTYPE_BYTES[dtype]
-    streams = 2 if guided else 1
-    return max(num_tokens * per_token * streams * 5 // 4, 1 << 24)
+    return num_tokens * per_token * (2 if guided else 1)
 
 
 def _execution(on_cpu: bool) -> dict[str, Any]:
@@ -86,6 +89,15 @@ def _execution(on_cpu: bool) -> dict[str, Any]:
     if on_cpu:
         return {"enforce_eager": True}
     return {"compilation_config": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}}
+
+
+def _total_memory(on_cpu: bool) -> int:
+    """Bytes of memory of the device that the engine will run on."""
+    if on_cpu:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    from vllm.platforms import current_platform
+
+    return int(current_platform.get_device_total_memory())
 
 
 def _runner_takes_no_processors() -> bool:

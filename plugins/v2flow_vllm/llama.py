@@ -70,7 +70,9 @@ class V2FlowLlamaForCausalLM(LlamaForCausalLM):
             return super().forward(input_ids, positions, intermediate_tensors, inputs_embeds)
         if input_ids is None:
             raise ValueError("a guided model needs token ids, not prompt embeddings")
-        both = torch.cat((input_ids, self.vocabulary.unconditional_ids(input_ids)))  # (2N,)
+        # the vocabulary's `unconditional_ids`, without the copy of a scalar that a CUDA graph cannot record
+        nulled = input_ids.masked_fill(self.vocabulary.is_text(input_ids), self.vocabulary.null_id)
+        both = torch.cat((input_ids, nulled))  # (2N,)
         hidden_states = self.model(both, torch.cat((positions, positions)), None)  # (2N, D)
         return torch.cat(hidden_states.chunk(2), dim=-1)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
-from v2flow_vllm.scales import UNGUIDED, check_params, row_scales, scale_of
+from v2flow_vllm.scales import UNGUIDED, check_params, row_scales, scale_of, upload
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -31,6 +31,7 @@ class GuidanceScaleProcessor(*_INTERFACES):  # type: ignore[misc]
     def __init__(self, vllm_config: Any, device_or_states: Any, is_pin_memory: bool | None = None) -> None:
         self.scales: list[float] = []
         self.rows: torch.Tensor | None = None
+        self.pin_memory = bool(is_pin_memory)
         if is_pin_memory is not None:  # V1: (config, device, is_pin_memory); V2: (config, request states)
             max_num_rows = vllm_config.scheduler_config.max_num_seqs
             self.scales = [UNGUIDED] * max_num_rows
@@ -57,7 +58,7 @@ class GuidanceScaleProcessor(*_INTERFACES):  # type: ignore[misc]
             moved, displaced = self.scales[source], self.scales[target]
             self.scales[target] = moved
             self.scales[source] = displaced if direction == MoveDirectionality.SWAP else UNGUIDED
-        self.rows.copy_(torch.tensor(self.scales, dtype=torch.float32).unsqueeze(1))
+        upload(self.scales, self.rows, pin_memory=self.pin_memory)
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
         """V2 interface: this processor changes the logits of no request."""

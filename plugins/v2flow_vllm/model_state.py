@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 
-from v2flow_vllm.scales import UNGUIDED, row_scales, scale_of
+from v2flow_vllm.scales import UNGUIDED, row_scales, scale_of, upload
 
 
 class GuidedModelState(DefaultModelState):
@@ -33,7 +33,7 @@ class GuidedModelState(DefaultModelState):
     def prepare_inputs(self, input_batch: Any, req_states: Any) -> dict[str, Any]:
         """Before a step's forward pass: order the scales as the step's rows."""
         if self.changed:
-            self.device_slot_scales.copy_(torch.tensor(self.slot_scales, dtype=torch.float32).unsqueeze(1))
+            upload(self.slot_scales, self.device_slot_scales, pin_memory=self.device.type == "cuda")
             self.changed = False
         slots = input_batch.idx_mapping
         self.row_scales[: len(slots)] = self.device_slot_scales[slots.long()]

@@ -62,6 +62,12 @@ def row_scales(vllm_config: VllmConfig) -> RowScales:
     return _SCALES[key]
 
 
+def upload(scales: list[float], rows: torch.Tensor, *, pin_memory: bool) -> None:
+    """Copy `scales` into `rows` (len(scales), 1), in the device's order of work and without waiting."""
+    host = torch.tensor(scales, dtype=torch.float32, pin_memory=pin_memory)
+    rows.copy_(host.unsqueeze(1), non_blocking=True)
+
+
 def scale_of(params: SamplingParams | None) -> float:
     """A request's guidance scale; vLLM's own warm-up requests have none and count as unguided."""
     extra_args: dict[str, Any] = (params.extra_args if params is not None else None) or {}

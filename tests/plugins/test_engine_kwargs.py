@@ -57,15 +57,19 @@ def test_kwargs_are_vllm_arguments(folder: Path) -> None:
     assert kwargs["logits_processors"] and "hf_overrides" not in kwargs
 
 
-def test_cache_grows_with_streams_and_requests(folder: Path) -> None:
+def test_cache_holds_both_streams_of_every_request(folder: Path) -> None:
+    import v2flow_vllm
     from v2flow_vllm.engine import kv_cache_bytes
 
     config = json.loads((folder / "config.json").read_text())
-    guided = kv_cache_bytes(config, 10**6, dtype="float32")
-    assert guided == 2 * kv_cache_bytes(config, 10**6, dtype="float32", guided=False)
-    assert guided == 2 * kv_cache_bytes(config, 10**6, dtype="bfloat16")
     streams, keys_and_values, layers, kv_heads, head_dim, float_bytes = 2, 2, 2, 2, 32, 4
-    assert guided >= 10**6 * streams * keys_and_values * layers * kv_heads * head_dim * float_bytes
+    per_token = streams * keys_and_values * layers * kv_heads * head_dim * float_bytes
+    assert kv_cache_bytes(config, 100, dtype="float32") == 100 * per_token
+    assert kv_cache_bytes(config, 100, dtype="bfloat16", guided=False) == 100 * per_token // 4
+    for max_num_seqs in (1, 64):
+        kwargs = v2flow_vllm.engine_kwargs(folder, dtype="float32", max_num_seqs=max_num_seqs)
+        assert kwargs["kv_cache_memory_bytes"] >= max_num_seqs * 128 * per_token
+    assert v2flow_vllm.engine_kwargs(folder, kv_cache_gib=0.5)["kv_cache_memory_bytes"] == 2**29
 
 
 def test_unguided_needs_no_processor(folder: Path) -> None:
