@@ -8,13 +8,14 @@ from tests.tiny_model import build_tiny_model
 from v2flow_engine.checkpoint import open_model
 from v2flow_engine.decoding.decoder import to_uint8
 from v2flow_engine.evaluation.reconstruction import Reconstructor, to_pixels
+from v2flow_engine.generation.parameters import GenerationParameters
 
 
 @pytest.fixture(scope="module")
 def reconstructor(tmp_path_factory: pytest.TempPathFactory) -> Reconstructor:
     """Of the tiny model."""
     folder = open_model(build_tiny_model(tmp_path_factory.mktemp("model") / "tiny"))
-    return Reconstructor(folder, "cpu", folder.defaults)
+    return Reconstructor(folder, "cpu", GenerationParameters.resolve(folder))
 
 
 def random_pictures(number: int, side: int) -> list[np.ndarray]:

@@ -55,17 +55,19 @@ def run(args: argparse.Namespace) -> int:
     from v2flow_engine.evaluation.calibration import calibrate
     from v2flow_engine.evaluation.depictions import choose_depictions
     from v2flow_engine.evaluation.judge import Judge
+    from v2flow_engine.generation.parameters import GenerationParameters
 
     if args.prompts < 2:
         raise RequestError(f"--prompts must be at least 2, got {args.prompts}")
-    open_model(args.model)
+    overrides = {name: getattr(args, name) for name in PARAMETERS}
+    GenerationParameters.resolve(open_model(args.model), **overrides)  # a mistake is told before any work
     if args.out is not None:
         make_folder(args.out)
     artwork = load_artwork(args.packages)
     held_out = args.prompts // 2
     asked = choose_depictions(artwork, "train", args.prompts - held_out, args.seed)
     asked += choose_depictions(artwork, "heldout_combination", held_out, args.seed)
-    pictures, timing = generate(args, [each.prompt for each in asked])
+    pictures, timing = generate(args.model, [each.prompt for each in asked], args.seed, overrides)
     _say("judging")
     judge = Judge(artwork)
     verdicts = judge.judge(pictures, asked)
@@ -77,19 +79,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def generate(args: argparse.Namespace, prompts: Sequence[str]) -> tuple[list[np.ndarray], dict[str, Any]]:
+def generate(
+    model: str, prompts: Sequence[str], seed: int, overrides: dict[str, Any]
+) -> tuple[list[np.ndarray], dict[str, Any]]:
     """Prompts -> pictures (H, W, 3) uint8, and with what and how fast they were made."""
     import numpy as np
 
     from v2flow_engine.generation.pipeline import Pipeline, default_device
 
-    _say(f"loading {args.model}")
+    _say(f"loading {model}")
     start = time.perf_counter()
-    with Pipeline.from_pretrained(args.model) as pipeline:
+    with Pipeline.from_pretrained(model) as pipeline:
         loaded = time.perf_counter()
         _say(f"generating {len(prompts)} pictures")
-        overrides = {name: getattr(args, name) for name in PARAMETERS}
-        made = pipeline.generate(list(prompts), n=1, seed=args.seed, **overrides)
+        made = pipeline.generate(list(prompts), n=1, seed=seed, **overrides)
         seconds = time.perf_counter() - loaded
     timing = {
         "parameters": made[0].parameters,

@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 
 from v2flow_engine.checkpoint import ModelFolder
-from v2flow_engine.config import GenerationDefaults, parse_size
+from v2flow_engine.config import parse_size
 from v2flow_engine.decoding.decoder import Decoder, to_uint8
 from v2flow_engine.decoding.request import DecodeRequest
 from v2flow_engine.errors import RequestError
+from v2flow_engine.generation.parameters import GenerationParameters
 
 BATCH = 16
 
@@ -35,16 +36,16 @@ class Reconstructions:
 class Reconstructor:
     """The autoencoder, the tokenizer's encoder and the decoder of one model.
 
-    Attributes `size` ("WxH") and `side` (pixels) are the model's own.
+    Attributes `size` ("WxH") and `side` (pixels) are those of its pictures.
 
     Args:
         folder: the model; its pictures must be square, else `RequestError`.
         device: where everything runs, in float32.
-        settings: rounds, flow_steps and decoder_guidance are used.
+        settings: size, rounds, flow_steps and decoder_guidance are used.
     """
 
-    def __init__(self, folder: ModelFolder, device: str, settings: GenerationDefaults) -> None:
-        self.size = folder.config.default_size
+    def __init__(self, folder: ModelFolder, device: str, settings: GenerationParameters) -> None:
+        self.size = settings.size
         width, height = parse_size(self.size)
         if width != height:
             raise RequestError(f"only models of square pictures can be measured, this one's are {self.size}")

@@ -6,7 +6,6 @@ The autoencoder alone is the ceiling; the whole tokenizer is what a perfect LLM 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 import time
 from collections.abc import Sequence
@@ -66,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     from v2flow_engine.evaluation.cache import make_folder
     from v2flow_engine.evaluation.photographs import load_photographs
     from v2flow_engine.evaluation.reconstruction import Reconstructor
+    from v2flow_engine.generation.parameters import GenerationParameters
     from v2flow_engine.generation.pipeline import default_device
 
     if args.images < 2 or args.usage_images < 1:
@@ -73,8 +73,7 @@ def run(args: argparse.Namespace) -> int:
             f"--images must be at least 2 and --usage-images 1, got {args.images} and {args.usage_images}"
         )
     folder = open_model(args.model)
-    overrides = {name: value for name in SETTINGS if (value := getattr(args, name)) is not None}
-    settings = dataclasses.replace(folder.defaults, **overrides)
+    settings = GenerationParameters.resolve(folder, **{name: getattr(args, name) for name in SETTINGS})
     if args.out is not None:
         make_folder(args.out)
     reconstructor = Reconstructor(folder, default_device(), settings)
