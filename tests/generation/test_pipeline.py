@@ -91,7 +91,7 @@ def test_a_saved_picture_says_how_it_was_made(pipeline: Pipeline, tmp_path: Path
 
 
 def test_saving_under_another_suffix_is_refused(pipeline: Pipeline, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="picture.tiff"):
+    with pytest.raises(OutputError, match=r"picture\.tiff"):
         pipeline.generate("a cat", seed=2)[0].save(tmp_path / "picture.tiff")
     assert list(tmp_path.iterdir()) == []
 

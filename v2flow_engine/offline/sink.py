@@ -1,0 +1,173 @@
+"""Image bytes -> files in a folder, with a manifest of what is finished and a list of what failed.
+
+A picture appears under its name only when it is whole, and in the manifest only when it is there. Knows
+nothing of engines or of Ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from v2flow_engine.errors import OutputError
+from v2flow_engine.generation.image_request import ImageRequest
+from v2flow_engine.offline.manifest import MANIFEST, ManifestEntry, read_manifest, write_manifest
+from v2flow_engine.offline.stages import FinishedImage
+
+ERRORS = "errors.jsonl"
+SUFFIX_OF = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
+_MAX_SLUG = 48
+
+
+def slug(prompt: str) -> str:
+    """A prompt as part of a file name: lower-case ASCII words joined by "-", at most 48 characters."""
+    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")
+    return words[:_MAX_SLUG].rstrip("-") or "picture"
+
+
+def check_out(directory: Path) -> None:
+    """Raise `OutputError` if the folder cannot be written to or is somebody else's. Changes nothing.
+
+    A folder that exists must be empty or hold a manifest; hidden files do not count.
+    """
+    if directory.is_dir():
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise OutputError(f"{directory}: no permission to write there")
+        foreign = sorted(p.name for p in directory.iterdir() if not p.name.startswith("."))
+        if foreign and MANIFEST not in foreign and ERRORS not in foreign:
+            raise OutputError(
+                f"{directory}: holds other files ({foreign[0]}); give an empty or a new folder as --out"
+            )
+        return
+    if os.path.lexists(directory):
+        raise OutputError(f"{directory}: is not a folder")
+    ancestor = directory.absolute().parent
+    while not os.path.lexists(ancestor):
+        ancestor = ancestor.parent
+    if not ancestor.is_dir():
+        raise OutputError(f"{directory}: cannot be created, {ancestor} is not a folder")
+    if not os.access(ancestor, os.W_OK | os.X_OK):
+        raise OutputError(f"{directory}: cannot be created, no permission to write in {ancestor}")
+
+
+class Sink:
+    """The output folder of one job, held by one process at a time. Use `open_sink`."""
+
+    def __init__(self, directory: Path, image_format: str, parameters: dict[str, Any]) -> None:
+        self.directory = directory
+        self.suffix = SUFFIX_OF[image_format]
+        self.parameters = parameters
+        self.entries = read_manifest(directory)
+        self.errors: dict[int, dict[str, Any]] = {}
+        if (directory / MANIFEST).exists():
+            write_manifest(directory, self.entries)  # without a line that a kill cut short
+        self._manifest = (directory / MANIFEST).open("a", encoding="utf-8")
+
+    def write(self, request: ImageRequest, finished: FinishedImage) -> None:
+        """Keep a picture, or note why there is none."""
+        if finished.error:
+            self.fail(request, finished.error)
+            return
+        name = f"{request.index:06d}-{slug(request.prompt)}{self.suffix}"
+        entry = ManifestEntry(
+            id=request.index,
+            prompt=request.prompt,
+            seed=request.seed,
+            parameters=self.parameters,
+            file=name,
+            sha256=hashlib.sha256(finished.image).hexdigest(),
+            bytes=len(finished.image),
+            seconds=round(finished.seconds, 4),
+        )
+        with _told_as_output_error(self.directory):
+            _replace(self.directory / name, finished.image)
+            self._manifest.write(entry.to_line())
+            self._manifest.flush()
+        self.entries[entry.id] = entry
+        self.errors.pop(entry.id, None)
+
+    def fail(self, request: ImageRequest, error: str) -> None:
+        """Note a picture that could not be made."""
+        self.errors[request.index] = {
+            "id": request.index,
+            "prompt": request.prompt,
+            "seed": request.seed,
+            "error": error,
+        }
+
+    def close(self) -> None:
+        """Order the manifest, and write or remove errors.jsonl."""
+        with _told_as_output_error(self.directory):
+            self._manifest.close()
+            write_manifest(self.directory, self.entries)
+            lines = [json.dumps(self.errors[i], ensure_ascii=False) + "\n" for i in sorted(self.errors)]
+            if lines:
+                _replace(self.directory / ERRORS, "".join(lines).encode())
+            else:
+                (self.directory / ERRORS).unlink(missing_ok=True)
+            if not lines and not self.entries:
+                (self.directory / MANIFEST).unlink()
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file in one step: under its name it is whole or not there."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+
+
+@contextlib.contextmanager
+def _told_as_output_error(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{directory}: cannot be written ({error.strerror or error})") from error
+
+
+@contextlib.contextmanager
+def open_sink(directory: Path, image_format: str, parameters: dict[str, Any]) -> Iterator[Sink]:
+    """Create the folder if needed, and hold it until the end; on an error, leave no empty folder behind.
+
+    Raises `OutputError` if it cannot be written or another run is writing to it.
+    """
+    created = _create(directory)
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OutputError(f"{directory}: another run is writing there") from error
+        for leftover in directory.glob(".*.tmp"):
+            leftover.unlink()
+        with _told_as_output_error(directory):
+            sink = Sink(directory, image_format, parameters)
+        try:
+            yield sink
+        finally:
+            sink.close()
+    finally:
+        os.close(handle)
+        for path in created:  # only those that are empty go
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+def _create(directory: Path) -> list[Path]:
+    """Make the folder and its parents; returns those that are new, innermost first."""
+    missing = []
+    path = directory.absolute()
+    while not path.exists():
+        missing.append(path)
+        path = path.parent
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{directory}: cannot be created ({error.strerror})") from error
+    return missing

@@ -1,0 +1,133 @@
+"""Requests -> visual_token_ids -> image bytes, a batch at a time, each row's failure kept in its own row.
+
+The two stages that the Ray actors and the single process share, so that both make the same pictures. Knows
+nothing of Ray or of where pictures are kept.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from v2flow_engine.errors import EngineDeadError, V2FlowError
+from v2flow_engine.generation.image_request import ImageRequest
+from v2flow_engine.images import ImageMetadata, encode_image
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from v2flow_engine.checkpoint import ModelFolder
+    from v2flow_engine.decoding.decoder import Decoder
+    from v2flow_engine.generation.token_generator import TokenGenerator
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class TokenResult:
+    """visual_token_ids of one picture, or why there are none. seconds: its share of its batch's time."""
+
+    visual_token_ids: list[int]
+    error: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FinishedImage:
+    """An image file's bytes, or why there are none. seconds: shares of both stages' batches, added."""
+
+    index: int
+    image: bytes
+    error: str
+    seconds: float
+
+
+def make_tokens(
+    folder: ModelFolder, generator: TokenGenerator, requests: Sequence[ImageRequest]
+) -> list[TokenResult]:
+    """Requests -> visual_token_ids, one result per request in order. Raises nothing but `EngineDeadError`."""
+    start = time.perf_counter()
+    results = batch_or_each(
+        lambda some: generator.generate([request.token_request(folder) for request in some]), requests
+    )
+    share = (time.perf_counter() - start) / max(1, len(requests))
+    return [
+        TokenResult([], describe_error(r), share)
+        if isinstance(r, Exception)
+        else TokenResult(list(r), "", share)
+        for r in results
+    ]
+
+
+def make_images(
+    folder: ModelFolder,
+    decoder: Decoder,
+    requests: Sequence[ImageRequest],
+    tokens: Sequence[TokenResult],
+    image_format: str,
+    parameters: dict[str, object],
+) -> list[FinishedImage]:
+    """visual_token_ids -> image files with metadata; rows that failed before pass through.
+
+    Args:
+        parameters: what goes into every picture's metadata beside prompt and seed; see `describe_parameters`.
+    """
+    start = time.perf_counter()
+    usable = [(r, t) for r, t in zip(requests, tokens, strict=True) if not t.error]
+    pixels = batch_or_each(
+        lambda some: decoder.decode([r.decode_request(folder, t.visual_token_ids) for r, t in some]), usable
+    )
+
+    def encode(pair: tuple[tuple[ImageRequest, TokenResult], np.ndarray | Exception]) -> bytes | Exception:
+        (request, _), result = pair
+        if isinstance(result, Exception):
+            return result
+        try:
+            return encode_image(result, image_format, ImageMetadata(request.prompt, request.seed, parameters))
+        except (ValueError, OSError) as error:
+            return error
+
+    with ThreadPoolExecutor(max_workers=4) as pool:  # compression leaves Python's lock alone
+        images = list(pool.map(encode, zip(usable, pixels, strict=True)))
+    share = (time.perf_counter() - start) / max(1, len(usable))
+    made = {request.index: image for (request, _), image in zip(usable, images, strict=True)}
+    return [_finished(r, t, made.get(r.index), share) for r, t in zip(requests, tokens, strict=True)]
+
+
+def _finished(
+    request: ImageRequest, token: TokenResult, image: bytes | Exception | None, share: float
+) -> FinishedImage:
+    if isinstance(image, bytes):
+        return FinishedImage(request.index, image, "", token.seconds + share)
+    error = token.error if image is None else describe_error(image)
+    return FinishedImage(request.index, b"", error, token.seconds)
+
+
+def batch_or_each(
+    work: Callable[[Sequence[Item]], Sequence[Value]], items: Sequence[Item]
+) -> list[Value | Exception]:
+    """`work` on all items at once; if that fails, on each alone, so that one bad item costs only itself.
+
+    An exception takes the place of the value of an item that fails alone. A dead engine is no item's fault
+    and is always raised.
+    """
+    if not items:
+        return []
+    try:
+        return list(work(items))
+    except EngineDeadError:
+        raise
+    except Exception as error:
+        if len(items) == 1:
+            return [error]
+    return [value for item in items for value in batch_or_each(work, [item])]
+
+
+def describe_error(error: Exception) -> str:
+    """One line: the message of a user's mistake, type and message of anything else."""
+    message = " ".join(str(error).split())
+    return message if isinstance(error, V2FlowError) else f"{type(error).__name__}: {message}"
