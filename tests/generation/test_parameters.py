@@ -74,6 +74,7 @@ def test_no_seed_draws_a_fresh_one(folder: ModelFolder) -> None:
     ("prompts", "options", "said"),
     [
         ([], {}, "no prompts"),
+        ("caf\udce9", {}, "valid Unicode text"),
         ("a", {"n": 0}, "n must be a whole number from 1"),
         ("a", {"n": "2"}, "got '2'"),
         ("a", {"seed": -1}, "seed must be"),

@@ -68,6 +68,8 @@ def test_a_second_run_finds_what_is_missing(tmp_path: Path) -> None:
         sink.write(request(4), finished(4, error="no good"))
     (tmp_path / "000001-a-cat.png").unlink()
     (tmp_path / "000003-a-cat.png").write_bytes(b"cut")
+    with open_sink(tmp_path, "png", PARAMETERS) as sink:  # a run that ends at once
+        assert list(sink.entries) == [0]
     todo = requests_to_do(tmp_path, read_manifest(tmp_path), requests, PARAMETERS, ".png")
     assert [r.index for r in todo] == [1, 2, 3, 4]
     with open_sink(tmp_path, "png", PARAMETERS) as sink:

@@ -25,7 +25,7 @@ def test_every_actor_finds_a_place(
         assert actors <= gpus * int(1 / sizing.gpus_per_actor + 1e-9)
     else:
         assert sizing.gpus_per_actor == 0
-        assert sizing.threads == cpus
+        assert max(sizing.token_actors, sizing.decoder_actors) * sizing.threads <= max(cpus, actors)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,11 @@ def test_every_actor_finds_a_place(
 def test_pools_without_wishes(rows: int, gpus: int, expected: tuple[int, int]) -> None:
     sizing = plan(rows, 8, gpus)
     assert (sizing.token_actors, sizing.decoder_actors) == expected
+
+
+def test_threads_are_those_of_one_machine() -> None:
+    assert plan(5000, 64, 0, 4, 8, node_cpus=16).threads == 2
+    assert plan(5000, 64, 4).threads == 0
 
 
 def test_wishes_are_granted_where_there_is_work() -> None:

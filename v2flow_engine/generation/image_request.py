@@ -91,9 +91,21 @@ def plan_requests(
     n = check_whole("n", n, 1, MAX_IMAGES_PER_PROMPT)
     if not prompts:
         raise RequestError("no prompts: expected at least one")
+    for prompt in prompts:
+        if isinstance(prompt, str) and not _is_unicode(prompt):
+            raise RequestError(f"a prompt must be valid Unicode text, got {prompt!r}")
     first = draw_seed() if seed is None else check_whole("seed", seed, 0, MAX_SEED)
     check_whole(
         "seed of the last picture (seed + number of pictures - 1)", first + len(prompts) * n - 1, 0, MAX_SEED
     )
     repeated = [prompt for prompt in prompts for _ in range(n)]
     return [ImageRequest(k, prompt, first + k, parameters) for k, prompt in enumerate(repeated)]
+
+
+def _is_unicode(text: str) -> bool:
+    """False for what Python makes of bytes that are no UTF-8, on a command line for example."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

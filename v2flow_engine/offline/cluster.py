@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from v2flow_engine.errors import V2FlowError
+from v2flow_engine.errors import EngineDeadError, V2FlowError
+from v2flow_engine.offline.stages import describe_error
 
 OBJECT_STORE_BYTES = 256 * 2**20
 _SHOWN_BYTES = 4000
@@ -25,6 +26,8 @@ _ENVIRONMENT = {
     # Leave CUDA_VISIBLE_DEVICES alone for actors that reserve no GPU; without it Ray announces a change of
     # its default.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Ray's own agents get 15 s to start, and Ray dies if they don't make it; a busy machine needs longer.
+    "RAY_agent_register_timeout_ms": "120000",
 }
 
 
@@ -32,7 +35,8 @@ _ENVIRONMENT = {
 def ray_cluster() -> Iterator[str]:
     """Connect to Ray or start it, quietly; what was started here is shut down at the end.
 
-    Yields the folder of Ray's logs, or "" for a cluster that ran before.
+    Yields the folder of Ray's logs, or "" for a cluster that ran before. Raises `EngineDeadError` if there is
+    none to be had.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -41,21 +45,28 @@ def ray_cluster() -> Iterator[str]:
     if ray.is_initialized():
         yield ""
         return
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if os.environ.get("RAY_ADDRESS"):
-        context = ray.init(**quiet)
-    else:
-        context = ray.init(
-            address="local",
-            num_cpus=os.cpu_count(),
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            **quiet,
-        )
+    session_dir = _start()
     try:
-        yield str(Path(context.address_info["session_dir"]) / "logs")
+        yield str(Path(session_dir) / "logs")
     finally:
         ray.shutdown()
+
+
+def _start(attempts: int = 2) -> str:
+    """Connect to the cluster that RAY_ADDRESS names, or start one here; returns Ray's session folder."""
+    import ray
+
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    address = os.environ.get("RAY_ADDRESS")
+    local = {"address": "local", "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    try:
+        return str(ray.init(**quiet, **({} if address else local)).address_info["session_dir"])
+    except Exception as error:  # Ray raises bare Exception among others
+        ray.shutdown()
+        if attempts > 1 and not address:  # a busy machine may make it now that the files are in memory
+            return _start(attempts - 1)
+        where = f"connect to the cluster at {address}" if address else "start"
+        raise EngineDeadError(f"Ray did not {where}: {describe_error(error)}") from error
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ the same folder makes what is missing.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -95,11 +96,11 @@ def run(args: argparse.Namespace) -> int:
         for request, error in job.bad:
             sink.fail(request, error)
         done = len(job.requests) - len(job.todo)
-        progress = stack.enter_context(Progress(len(job.requests), done, stderr))
-        try:
-            stopped = _make(job, sink, progress)
-        except KeyboardInterrupt:
-            stopped = "interrupted"
+        with Progress(len(job.requests), done, stderr) as progress:
+            try:
+                stopped = _make(job, sink, progress)
+            except KeyboardInterrupt:
+                stopped = "interrupted"
         return _finish(job, sink, progress, stopped)
 
 
@@ -173,19 +174,34 @@ def _make(job: Plan, sink: Sink, progress: Progress) -> str:
 
 def _stream(job: Plan, progress: Progress, stack: ExitStack) -> Iterator[FinishedImage]:
     """The finished images, from Ray Data or from this process, and a line that says which and why."""
-    if len(job.todo) < RAY_FROM and job.token_actors is None and job.decoder_actors is None:
-        from v2flow_engine.offline.single_process import run_here
-
+    asked = job.token_actors is not None or job.decoder_actors is not None
+    if len(job.todo) < RAY_FROM and not asked:
         progress.say(f"{_images(len(job.todo))} in this process: Ray Data starts from {RAY_FROM} on")
-        return run_here(job.folder.path, job.todo, job.image_format, job.parameters)
+        return _stream_here(job)
     from v2flow_engine.offline.cluster import ray_cluster
-    from v2flow_engine.offline.job import Job, run_on_ray
 
     progress.say(f"{_images(len(job.todo))} through Ray Data; starting it")
-    logs = stack.enter_context(ray_cluster())
-    ray_job = Job(
-        job.folder.path, job.todo, job.image_format, job.parameters, job.token_actors, job.decoder_actors
-    )
+    try:
+        logs = stack.enter_context(ray_cluster())
+    except EngineDeadError as error:
+        if asked or os.environ.get("RAY_ADDRESS"):
+            raise
+        progress.say(f"{error}; going on in this process")
+        return _stream_here(job)
+    return _stream_ray(job, progress, logs)
+
+
+def _stream_here(job: Plan) -> Iterator[FinishedImage]:
+    from v2flow_engine.offline.single_process import run_here
+
+    return run_here(job.folder.path, job.todo, job.image_format, job.parameters)
+
+
+def _stream_ray(job: Plan, progress: Progress, logs: str) -> Iterator[FinishedImage]:
+    from v2flow_engine.offline.job import Job, run_on_ray
+
+    wishes = job.token_actors, job.decoder_actors
+    ray_job = Job(job.folder.path, job.todo, job.image_format, job.parameters, *wishes)
     sizing = ray_job.sizing()
     progress.say(
         f"token actors {sizing.token_actors}, decoder actors {sizing.decoder_actors}, batches of up to "
@@ -214,8 +230,9 @@ def _finish(job: Plan, sink: Sink, progress: Progress, stopped: str) -> int:
         )
     if sink.entries:
         sheet = write_sheet(job.out, [sink.entries[i] for i in sorted(sink.entries)], errors)
-        rate = f" in {seconds:.1f} s, {made / seconds:.2f} images/s" if made else ", none missing"
-        progress.say(f"{_images(made)}{rate}; see {sheet}")
+        rate = f" in {seconds:.1f} s, {made / seconds:.2f} images/s" if made else ""
+        nothing = "" if made or stopped or errors else ", none missing"
+        progress.say(f"{_images(made)}{rate}{nothing}; see {sheet}")
     if stopped == "interrupted":
         return 130
     return 1 if errors else 0

@@ -46,7 +46,9 @@ class Job:
 
         resources = ray.cluster_resources()
         cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
-        return plan(len(self.requests), cpus, gpus, self.token_actors, self.decoder_actors)
+        node_cpus = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+        wishes = self.token_actors, self.decoder_actors
+        return plan(len(self.requests), cpus, gpus, *wishes, node_cpus=node_cpus)
 
 
 def run_on_ray(job: Job, sizing: Sizing, logs: str = "") -> Iterator[FinishedImage]:

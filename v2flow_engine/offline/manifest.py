@@ -34,6 +34,11 @@ class ManifestEntry:
     bytes: int
     seconds: float
 
+    def is_whole(self, directory: Path) -> bool:
+        """Whether the picture is there, at its full length."""
+        path = directory / self.file
+        return path.is_file() and path.stat().st_size == self.bytes
+
     def to_line(self) -> str:
         """A JSON line, newline included."""
         return json.dumps(asdict(self), ensure_ascii=False) + "\n"
@@ -92,8 +97,7 @@ def requests_to_do(
                 f"{directory} holds picture {entry.id} of another run: {difference}; "
                 "give another --out, or the same options to resume"
             )
-        path = directory / entry.file
-        if not path.is_file() or path.stat().st_size != entry.bytes:
+        if not entry.is_whole(directory):
             pending.append(request)
     return pending
 

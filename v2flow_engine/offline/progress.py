@@ -85,3 +85,4 @@ class Progress:
         self._thread.join()
         if self._bar is not None:
             self._bar.close()
+            self._bar = None

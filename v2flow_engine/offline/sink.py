@@ -64,10 +64,10 @@ class Sink:
         self.directory = directory
         self.suffix = SUFFIX_OF[image_format]
         self.parameters = parameters
-        self.entries = read_manifest(directory)
+        self.entries = {i: e for i, e in read_manifest(directory).items() if e.is_whole(directory)}
         self.errors: dict[int, dict[str, Any]] = {}
         if (directory / MANIFEST).exists():
-            write_manifest(directory, self.entries)  # without a line that a kill cut short
+            write_manifest(directory, self.entries)  # without lines cut short or of lost pictures
         self._manifest = (directory / MANIFEST).open("a", encoding="utf-8")
 
     def write(self, request: ImageRequest, finished: FinishedImage) -> None:

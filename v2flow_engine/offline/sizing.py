@@ -27,13 +27,26 @@ class Sizing:
 
 
 def plan(
-    rows: int, cpus: int, gpus: int, token_actors: int | None = None, decoder_actors: int | None = None
+    rows: int,
+    cpus: int,
+    gpus: int,
+    token_actors: int | None = None,
+    decoder_actors: int | None = None,
+    *,
+    node_cpus: int | None = None,
 ) -> Sizing:
     """Size the two pools.
+
+    Args:
+        rows: pictures to make.
+        cpus, gpus: of the whole cluster.
+        token_actors, decoder_actors: the user's wishes.
+        node_cpus: of one machine of it; None means that there is one.
 
     Without wishes: one actor of each kind on CPUs (each uses all cores), one of each on a GPU that they
     share, and half of several GPUs for each stage. No pool is larger than the number of its batches.
     """
+    node_cpus = node_cpus or cpus
     token_actors = token_actors or max(1, gpus // 2)
     decoder_actors = decoder_actors or max(1, gpus - gpus // 2)
     pools = max(token_actors, decoder_actors)
@@ -51,5 +64,5 @@ def plan(
         # another's.
         gpus_per_actor=1 / math.ceil(actors / gpus) if gpus else 0.0,
         rows_per_batch=rows_per_batch,
-        threads=0 if gpus else cpus,
+        threads=0 if gpus else max(1, node_cpus // max(token_actors, decoder_actors)),
     )
