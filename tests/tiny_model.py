@@ -15,7 +15,9 @@ from v2flow_engine.models.visual_tokenizer import VisualTokenizer
 SIZE = "64x64"
 
 
-def tiny_tokenizer_config(text_vocab_size: int, code_dim: int = 64, codebook_size: int = 64) -> VisualTokenizerConfig:
+def tiny_tokenizer_config(
+    text_vocab_size: int, code_dim: int = 64, codebook_size: int = 64
+) -> VisualTokenizerConfig:
     """8 x 8 latents of 4 channels, 16 positions, 16 visual tokens."""
     return VisualTokenizerConfig(
         latent_grid=(8, 8),
@@ -62,7 +64,9 @@ def build_tiny_model(directory: Path, seed: int = 0) -> Path:
         torch.manual_seed(seed)
         config = tiny_tokenizer_config(vocabulary.text_vocab_size)
         tokenizer = VisualTokenizer(config)
-        for parameter in tokenizer.velocity.parameters():  # zero-initialised parts would make every picture noise
+        for (
+            parameter
+        ) in tokenizer.velocity.parameters():  # zero-initialised parts would make every picture noise
             torch.nn.init.normal_(parameter, std=0.2)
         autoencoder = tiny_autoencoder()
     (directory / "visual_tokenizer").mkdir()

@@ -53,7 +53,9 @@ def open_model(name_or_dir: str | Path) -> ModelFolder:
         path = ASSETS / str(name_or_dir)
     if not path.is_dir():
         known = ", ".join(embedded_models()) or "none"
-        raise ModelFolderError(f"no model {str(name_or_dir)!r}: neither a folder nor an embedded model ({known})")
+        raise ModelFolderError(
+            f"no model {str(name_or_dir)!r}: neither a folder nor an embedded model ({known})"
+        )
     return ModelFolder.open(path)
 
 
@@ -72,8 +74,11 @@ def load_state(module: torch.nn.Module, weights: dict[str, torch.Tensor], source
     expected = {k: tuple(v.shape) for k, v in module.state_dict().items()}
     missing = sorted(set(expected) - set(weights))
     unknown = sorted(set(weights) - set(expected))
-    misfit = [f"{k} {tuple(weights[k].shape)} for {expected[k]}" for k in expected.keys() & weights.keys()
-              if tuple(weights[k].shape) != expected[k]]
+    misfit = [
+        f"{k} {tuple(weights[k].shape)} for {expected[k]}"
+        for k in expected.keys() & weights.keys()
+        if tuple(weights[k].shape) != expected[k]
+    ]
     if missing or unknown or misfit:
         raise ModelFolderError(
             f"{source}: weights do not fit the config; missing {missing[:3]}, unknown {unknown[:3]}, "
@@ -111,19 +116,31 @@ class ModelFolder:
         vocabulary, tokenizer = self.vocabulary, self.visual_tokenizer_config
         problems = []
         if vocabulary.codebook_size != tokenizer.codebook_size:
-            problems.append(f"codebook_size {vocabulary.codebook_size} in llm, {tokenizer.codebook_size} in visual_tokenizer")
+            problems.append(
+                f"codebook_size {vocabulary.codebook_size} in llm, {tokenizer.codebook_size} in visual_tokenizer"
+            )
         hidden = self.llm_config.get("hidden_size")
         if tokenizer.text_vocab_size is not None and hidden != tokenizer.code_dim:
             problems.append(f"hidden_size {hidden} in llm, code_dim {tokenizer.code_dim} in visual_tokenizer")
         if self.config.default_size not in vocabulary.grids:
-            problems.append(f"default_size {self.config.default_size} is none of llm's {sorted(vocabulary.grids)}")
+            problems.append(
+                f"default_size {self.config.default_size} is none of llm's {sorted(vocabulary.grids)}"
+            )
         for size, (rows, columns) in vocabulary.grids.items():
             width, height = parse_size(size)
-            if rows > tokenizer.token_grid[0] or columns > tokenizer.token_grid[1] or width * rows != height * columns:
-                problems.append(f"grid {rows}x{columns} of size {size} does not fit token grid {tokenizer.token_grid}")
+            if (
+                rows > tokenizer.token_grid[0]
+                or columns > tokenizer.token_grid[1]
+                or width * rows != height * columns
+            ):
+                problems.append(
+                    f"grid {rows}x{columns} of size {size} does not fit token grid {tokenizer.token_grid}"
+                )
         vae_channels = load_json(self.path / "vae" / "config.json").get("latent_channels")
         if vae_channels != tokenizer.latent_channels:
-            problems.append(f"latent_channels {vae_channels} in vae, {tokenizer.latent_channels} in visual_tokenizer")
+            problems.append(
+                f"latent_channels {vae_channels} in vae, {tokenizer.latent_channels} in visual_tokenizer"
+            )
         if problems:
             raise ModelFolderError(f"{self.path}: the parts disagree: {'; '.join(problems)}")
 
@@ -143,7 +160,10 @@ class ModelFolder:
         return PromptEncoder(self.llm_dir, self.vocabulary, int(self.llm_config["max_position_embeddings"]))
 
     def load_visual_tokenizer(
-        self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, with_vocabulary: bool = False
+        self,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        with_vocabulary: bool = False,
     ) -> VisualTokenizer:
         """The visual tokenizer in eval mode. `with_vocabulary` adds the LLM's text rows, which encoding needs."""
         from v2flow_engine.models.visual_tokenizer import VisualTokenizer

@@ -26,11 +26,15 @@ def from_dict(cls: type[Config], values: dict[str, Any], source: str = "config")
     Nested dataclasses and tuples are converted. Raises `ModelFolderError` naming unknown, missing and mistyped keys.
     """
     if not isinstance(values, dict):
-        raise ModelFolderError(f"{source}: expected a JSON object for {cls.__name__}, got {type(values).__name__}")
+        raise ModelFolderError(
+            f"{source}: expected a JSON object for {cls.__name__}, got {type(values).__name__}"
+        )
     fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = sorted(set(values) - set(fields))
     if unknown:
-        raise ModelFolderError(f"{source}: unknown keys {unknown} for {cls.__name__}; known are {sorted(fields)}")
+        raise ModelFolderError(
+            f"{source}: unknown keys {unknown} for {cls.__name__}; known are {sorted(fields)}"
+        )
     hints = typing.get_type_hints(cls)
     try:
         return cls(**{key: _convert(hints[key], value, f"{source}.{key}") for key, value in values.items()})
@@ -108,7 +112,9 @@ class FlowConfig:
         if self.method not in ("linear_flow", "CondOT"):
             raise ModelFolderError(f"flow method must be linear_flow or CondOT, got {self.method!r}")
         if self.unconditional not in ("transformer", "null_condition"):
-            raise ModelFolderError(f"unconditional must be transformer or null_condition, got {self.unconditional!r}")
+            raise ModelFolderError(
+                f"unconditional must be transformer or null_condition, got {self.unconditional!r}"
+            )
 
 
 @dataclass(frozen=True)

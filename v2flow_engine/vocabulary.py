@@ -79,7 +79,9 @@ class VisualVocabulary:
         """visual_token_ids -> codes (S,) int64 in [0, K). Raises `RequestError` on a wrong length or a foreign id."""
         expected = self.num_visual_tokens(size)
         if len(visual_token_ids) != expected:
-            raise RequestError(f"an image of {size} has {expected} visual tokens, got {len(visual_token_ids)}")
+            raise RequestError(
+                f"an image of {size} has {expected} visual tokens, got {len(visual_token_ids)}"
+            )
         codes = torch.as_tensor(list(visual_token_ids), dtype=torch.int64) - self.visual_offset
         foreign = (codes < 0) | (codes >= self.codebook_size)
         if foreign.any():
@@ -93,7 +95,9 @@ class VisualVocabulary:
     def visual_token_ids(self, codes: torch.Tensor) -> list[int]:
         """codes (S,) -> visual_token_ids, the inverse of `codes`."""
         if ((codes < 0) | (codes >= self.codebook_size)).any():
-            raise RequestError(f"codes must lie in [0, {self.codebook_size}), got {int(codes.min())}..{int(codes.max())}")
+            raise RequestError(
+                f"codes must lie in [0, {self.codebook_size}), got {int(codes.min())}..{int(codes.max())}"
+            )
         return (codes.to(torch.int64) + self.visual_offset).tolist()
 
     def is_text(self, token_ids: torch.Tensor) -> torch.Tensor:

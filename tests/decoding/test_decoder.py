@@ -23,7 +23,9 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
 
 def request(number: int, **changes) -> DecodeRequest:
     codes = torch.randint(64, (16,), generator=torch.Generator().manual_seed(number))
-    return DecodeRequest(**{"codes": codes, "seed": number, "size": SIZE, "rounds": 3, "flow_steps": 4} | changes)
+    return DecodeRequest(
+        **{"codes": codes, "seed": number, "size": SIZE, "rounds": 3, "flow_steps": 4} | changes
+    )
 
 
 def test_pictures_are_uint8_and_differ(decoder: Decoder) -> None:
@@ -33,7 +35,13 @@ def test_pictures_are_uint8_and_differ(decoder: Decoder) -> None:
 
 
 def test_a_picture_does_not_depend_on_its_batch(decoder: Decoder) -> None:
-    mixed = [request(1), request(2, rounds=2), request(3), request(4, guidance_scale=2.0), request(5, flow_steps=6)]
+    mixed = [
+        request(1),
+        request(2, rounds=2),
+        request(3),
+        request(4, guidance_scale=2.0),
+        request(5, flow_steps=6),
+    ]
     together = decoder.decode(mixed)
     for one, picture in zip(mixed, together, strict=True):
         alone = decoder.decode([one])[0]
@@ -43,12 +51,21 @@ def test_a_picture_does_not_depend_on_its_batch(decoder: Decoder) -> None:
 def test_latents_do_not_depend_on_the_batch(decoder: Decoder) -> None:
     tokenizer, requests = decoder.tokenizer, [request(i) for i in range(4)]
     own = [image_noise(tokenizer.config, r.seed) for r in requests]
-    codes, orders, noise = (torch.stack(t) for t in zip(*((r.codes, n.order, n.noise)
-                                                         for r, n in zip(requests, own, strict=True)), strict=True))
+    codes, orders, noise = (
+        torch.stack(t)
+        for t in zip(*((r.codes, n.order, n.noise) for r, n in zip(requests, own, strict=True)), strict=True)
+    )
     together = sample_latents(tokenizer, codes, orders, noise, rounds=3, flow_steps=4, guidance_scale=1.5)
     for i in range(4):
-        alone = sample_latents(tokenizer, codes[i : i + 1], orders[i : i + 1], noise[i : i + 1], rounds=3,
-                               flow_steps=4, guidance_scale=1.5)
+        alone = sample_latents(
+            tokenizer,
+            codes[i : i + 1],
+            orders[i : i + 1],
+            noise[i : i + 1],
+            rounds=3,
+            flow_steps=4,
+            guidance_scale=1.5,
+        )
         torch.testing.assert_close(alone[0], together[i], rtol=1e-5, atol=1e-5)
 
 

@@ -19,16 +19,31 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 def load(name: str) -> tuple[VisualTokenizer, dict, dict[str, torch.Tensor]]:
     shape = json.loads((GOLDEN / f"{name}.json").read_text())
     weights, _ = from_reference(
-        {k: v for part in GOLDEN.glob(f"{name}.weights-*.safetensors") for k, v in load_file(str(part)).items()}
+        {
+            k: v
+            for part in GOLDEN.glob(f"{name}.weights-*.safetensors")
+            for k, v in load_file(str(part)).items()
+        }
     )
     vocabulary = weights.pop(VOCABULARY, None)
     flow = FlowConfig(
         method=shape["flow_method"],
         unconditional="null_condition" if shape["flow_method"] == "linear_flow" else "transformer",
     )
-    keys = ["latent_channels", "width", "encoder_depth", "decoder_depth", "num_heads", "velocity_depth",
-            "velocity_width", "resampler_hidden", "resampler_depth", "resampler_mlp_depth", "codebook_size",
-            "projector_depth"]
+    keys = [
+        "latent_channels",
+        "width",
+        "encoder_depth",
+        "decoder_depth",
+        "num_heads",
+        "velocity_depth",
+        "velocity_width",
+        "resampler_hidden",
+        "resampler_depth",
+        "resampler_mlp_depth",
+        "codebook_size",
+        "projector_depth",
+    ]
     config = VisualTokenizerConfig(
         latent_grid=(shape["grid"], shape["grid"]),
         code_dim=weights["quantizer.codebook"].shape[1],
@@ -71,7 +86,12 @@ def test_sampling_equals_the_reference(name: str) -> None:
         for image in range(shape["batch"]):
             noise[image, round_positions(golden["orders"][image], shape["num_iter"])[i]] = rows[image]
     latents = sample_latents(
-        tokenizer, golden["indices"], golden["orders"], noise, rounds=shape["num_iter"], flow_steps=20,
+        tokenizer,
+        golden["indices"],
+        golden["orders"],
+        noise,
+        rounds=shape["num_iter"],
+        flow_steps=20,
         guidance_scale=shape["inner_cfg_scale"],
     )
     assert relative_error(latents, golden["latents_out"]) < 1e-3

@@ -47,7 +47,9 @@ class Decoder:
         tokenizer = folder.load_visual_tokenizer(device, dtype)
         autoencoder = folder.load_autoencoder(device, dtype)
         rows, columns = tokenizer.config.latent_grid
-        return cls(tokenizer, autoencoder, f"{columns * autoencoder.downscale}x{rows * autoencoder.downscale}")
+        return cls(
+            tokenizer, autoencoder, f"{columns * autoencoder.downscale}x{rows * autoencoder.downscale}"
+        )
 
     def check(self, request: DecodeRequest) -> None:
         """Raise `RequestError` if this decoder cannot serve the request."""
@@ -55,7 +57,9 @@ class Decoder:
         if request.size != self.full_size:
             raise RequestError(f"this decoder makes pictures of {self.full_size}, not {request.size}")
         if tuple(request.codes.shape) != (config.num_visual_tokens,):
-            raise RequestError(f"expected {config.num_visual_tokens} codes, got shape {tuple(request.codes.shape)}")
+            raise RequestError(
+                f"expected {config.num_visual_tokens} codes, got shape {tuple(request.codes.shape)}"
+            )
         if ((request.codes < 0) | (request.codes >= config.codebook_size)).any():
             raise RequestError(f"codes must lie in [0, {config.codebook_size})")
         mask_lengths(config.num_positions, request.rounds)

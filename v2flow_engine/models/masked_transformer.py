@@ -49,7 +49,12 @@ class MaskedTransformer(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        for parameter in (self.encoder_position, self.decoder_position, self.output_position, self.mask_token):
+        for parameter in (
+            self.encoder_position,
+            self.decoder_position,
+            self.output_position,
+            self.mask_token,
+        ):
             nn.init.normal_(parameter, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -73,7 +78,9 @@ class MaskedTransformer(nn.Module):
         rows = known[..., None]
         latents = self.latent_proj(latent_tokens.gather(1, rows.expand(-1, -1, latent_tokens.shape[-1])))
         positions = self.encoder_position[0, num_conditions:][known]
-        sequence = torch.cat([conditions + self.encoder_position[:, :num_conditions], latents + positions], dim=1)
+        sequence = torch.cat(
+            [conditions + self.encoder_position[:, :num_conditions], latents + positions], dim=1
+        )
         sequence = self.input_norm(sequence)
         for block in self.encoder_blocks:
             sequence = block(sequence)

@@ -54,19 +54,20 @@ class CodebookTrainer(nn.Module):
     Args:
         quantizer: whose codebook is updated in place.
         decay: of the moving averages.
-        dead_after: a code whose moving count falls below this is replaced by a random recent vector.
+        dead_share: a code used less than this share of an even distribution is replaced by a random recent vector.
     """
 
-    def __init__(self, quantizer: CosineQuantizer, decay: float = 0.99, dead_after: float = 0.5) -> None:
+    def __init__(self, quantizer: CosineQuantizer, decay: float = 0.99, dead_share: float = 0.05) -> None:
         super().__init__()
         codebook_size, code_dim = quantizer.codebook.shape
-        self.decay, self.dead_after = decay, dead_after
+        self.decay, self.dead_share = decay, dead_share
         self.register_buffer("count", torch.ones(codebook_size))
         self.register_buffer("total", torch.zeros(codebook_size, code_dim))
-        self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
 
     @torch.no_grad()
-    def initialise(self, quantizer: CosineQuantizer, vectors: torch.Tensor, generator: torch.Generator) -> None:
+    def initialise(
+        self, quantizer: CosineQuantizer, vectors: torch.Tensor, generator: torch.Generator
+    ) -> None:
         """Fill the codebook with directions (n, D) drawn from the first batches."""
         directions = F.normalize(vectors.float(), dim=-1)
         size = quantizer.codebook.shape[0]
@@ -79,11 +80,15 @@ class CodebookTrainer(nn.Module):
         quantizer.codebook.copy_(F.normalize(chosen + jitter, dim=-1))
         self.total.copy_(quantizer.codebook)
         self.count.fill_(1.0)
-        self.ready.fill_(True)
 
     @torch.no_grad()
     def update(
-        self, quantizer: CosineQuantizer, vectors: torch.Tensor, codes: torch.Tensor, generator: torch.Generator
+        self,
+        quantizer: CosineQuantizer,
+        vectors: torch.Tensor,
+        codes: torch.Tensor,
+        generator: torch.Generator,
+        revive: bool = True,
     ) -> None:
         """One step from vectors (n, D) and the codes (n,) that they were given."""
         directions = F.normalize(vectors.float(), dim=-1)
@@ -92,10 +97,16 @@ class CodebookTrainer(nn.Module):
         total = torch.zeros_like(self.total).index_add_(0, codes, directions)
         self.count.lerp_(count, 1 - self.decay)
         self.total.lerp_(total, 1 - self.decay)
-        moved = F.normalize(self.total, dim=-1)
-        replacement = directions[torch.randint(len(directions), (size,), generator=generator).to(directions.device)]
-        dead = (self.count < self.dead_after)[:, None]
-        quantizer.codebook.copy_(torch.where(dead, replacement, moved))
+        quantizer.codebook.copy_(F.normalize(self.total, dim=-1))
+        if not revive:
+            return
+        even = len(directions) / size
+        replacement = directions[
+            torch.randint(len(directions), (size,), generator=generator).to(directions.device)
+        ]
+        dead = self.count < self.dead_share * even
+        quantizer.codebook.copy_(torch.where(dead[:, None], replacement, quantizer.codebook))
         # A revived code starts alive, else the next step would replace it again.
-        self.total.copy_(torch.where(dead, replacement, self.total))
-        self.count.copy_(torch.where(dead[:, 0], torch.ones_like(self.count), self.count))
+        alive = min(1.0, 2 * self.dead_share) * even
+        self.total.copy_(torch.where(dead[:, None], alive * replacement, self.total))
+        self.count.copy_(torch.where(dead, torch.full_like(self.count, alive), self.count))

@@ -23,9 +23,13 @@ class ChannelNorm(nn.LayerNorm):
 class ConvNorm(nn.Module):
     """Convolution without bias, then ChannelNorm, then optionally SiLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int = 1, groups: int = 1, act: bool = True) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int = 1, groups: int = 1, act: bool = True
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, groups=groups, bias=False)
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel, padding=kernel // 2, groups=groups, bias=False
+        )
         self.bn = ChannelNorm(out_channels, eps=1e-5)
         self.act = act
 
@@ -58,7 +62,9 @@ class Bottleneck(nn.Module):
         self.conv2 = ConvNorm(out_channels, out_channels, kernel=3, groups=out_channels)
         self.se = SqueezeExcite(out_channels, max(1, round(in_channels * 0.25)))
         self.conv3 = ConvNorm(out_channels, out_channels, act=False)
-        self.downsample = ConvNorm(in_channels, out_channels, act=False) if in_channels != out_channels else None
+        self.downsample = (
+            ConvNorm(in_channels, out_channels, act=False) if in_channels != out_channels else None
+        )
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """(B, C_in, h, w) -> (B, C_out, h, w)."""

@@ -19,7 +19,9 @@ FREQUENCIES = 256
 def sinusoid(time: torch.Tensor, dim: int = FREQUENCIES, max_period: float = 10000.0) -> torch.Tensor:
     """time (M,) -> (M, dim): cosines then sines of geometrically spaced frequencies, in float32."""
     half = dim // 2
-    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, dtype=torch.float32, device=time.device) / half)
+    frequencies = torch.exp(
+        -math.log(max_period) * torch.arange(half, dtype=torch.float32, device=time.device) / half
+    )
     angles = time.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
@@ -92,8 +94,11 @@ class VelocityNet(nn.Module):
         for layer in (self.time_embed.mlp[0], self.time_embed.mlp[2]):
             nn.init.normal_(layer.weight, std=0.02)
         # Zero modulation and output: the net starts as the zero field, and each block as the identity.
-        for layer in (*(b.adaLN_modulation[1] for b in self.res_blocks), self.final_layer.adaLN_modulation[1],
-                      self.final_layer.linear):
+        for layer in (
+            *(b.adaLN_modulation[1] for b in self.res_blocks),
+            self.final_layer.adaLN_modulation[1],
+            self.final_layer.linear,
+        ):
             nn.init.zeros_(layer.weight)
 
     def forward(self, x_t: torch.Tensor, time: torch.Tensor, features: torch.Tensor) -> torch.Tensor:

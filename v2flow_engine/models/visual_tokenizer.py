@@ -9,7 +9,6 @@ Knows nothing of rounds, solvers or pixels: `decoding/` drives it.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
@@ -51,32 +50,38 @@ class VisualTokenizer(nn.Module):
             config.num_visual_tokens,
             config.num_positions,
         )
-        self.velocity = VelocityNet(config.token_channels, config.width, config.velocity_width, config.velocity_depth)
+        self.velocity = VelocityNet(
+            config.token_channels, config.width, config.velocity_width, config.velocity_depth
+        )
         self.register_buffer("vocabulary", None, persistent=False)
 
     def set_vocabulary(self, text_embedding: torch.Tensor) -> None:
         """Give the LLM's text rows (V, D_llm). Raises `ModelFolderError` if their shape is not the config's."""
         expected = (self.config.text_vocab_size, self.config.code_dim)
         if tuple(text_embedding.shape) != expected:
-            raise ModelFolderError(f"the text embedding has shape {tuple(text_embedding.shape)}, expected {expected}")
+            raise ModelFolderError(
+                f"the text embedding has shape {tuple(text_embedding.shape)}, expected {expected}"
+            )
         self.vocabulary = text_embedding
 
-    def llm_space(self, latents: torch.Tensor, gumbel_temperature: float | None = None) -> torch.Tensor:
+    def llm_space(
+        self, latents: torch.Tensor, gumbel_noise: float = 0.0, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
         """latents (B, C, h, w) -> vectors (B, S, D_llm).
 
-        With a vocabulary, the softmax of the resampler's logits mixes the text rows; a `gumbel_temperature` makes it
-        a Gumbel-softmax (training). Without one, the resampler's features themselves.
+        With a vocabulary, the softmax of the resampler's logits mixes the text rows; in training Gumbel noise of the
+        given scale is added to the logits (1 is the Gumbel-softmax). Without one, the resampler's features.
         """
         logits = self.resampler(latents)
         if self.config.text_vocab_size is None:
             return logits
         if self.vocabulary is None:
             raise ModelFolderError("encoding needs the LLM's text embedding: call set_vocabulary first")
-        if gumbel_temperature is None:
-            weights = logits.float().softmax(dim=-1)
-        else:
-            weights = F.gumbel_softmax(logits.float(), tau=gumbel_temperature, dim=-1)
-        return weights.to(self.vocabulary.dtype) @ self.vocabulary
+        logits = logits.float()
+        if gumbel_noise:
+            uniform = torch.rand(logits.shape, generator=generator, device=logits.device).clamp_min(1e-20)
+            logits = logits - gumbel_noise * (-uniform.log()).clamp_min(1e-20).log()
+        return logits.softmax(dim=-1).to(self.vocabulary.dtype) @ self.vocabulary
 
     def encode(self, latents: torch.Tensor) -> torch.Tensor:
         """latents (B, C, h, w), scaled -> codes (B, S) int64, in raster order."""

@@ -1,0 +1,1 @@
+"""Training of the three parts: autoencoder, visual tokenizer, LLM. Commands, data and the loop they share."""

@@ -1,0 +1,131 @@
+"""The three trainings end to end on tiny networks, through the command line, down to a model folder that opens."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import LlamaForCausalLM
+
+from tests.training.tiny_run import write_configs, write_squares
+from v2flow_engine.checkpoint import open_model
+from v2flow_engine.cli import main
+from v2flow_engine.decoding.decoder import Decoder
+from v2flow_engine.decoding.request import DecodeRequest
+
+
+def command(root: Path, stage: str, out: str, *extra: str) -> list[str]:
+    runs = root / "runs"
+    arguments = [
+        "train",
+        stage,
+        "--data",
+        str(root / "data"),
+        "--config",
+        str(root / f"{stage}.yaml"),
+        "--out",
+        str(runs / out),
+        "--device",
+        "cpu",
+        "--workers",
+        "1",
+    ]
+    if stage != "vae":
+        arguments += ["--vae", str(runs / "vae" / "vae")]
+    if stage == "llm":
+        arguments += ["--tokenizer", str(runs / "tokenizer" / "visual_tokenizer"), "--name", "squares"]
+    return [*arguments, *extra]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which all three stages have been trained."""
+    root = tmp_path_factory.mktemp("training")
+    write_configs(root)
+    write_squares(root / "data")
+    for stage in ("vae", "tokenizer", "llm"):
+        assert main(command(root, stage, stage)) == 0
+    return root
+
+
+def test_the_result_is_a_model_folder_that_draws(root: Path) -> None:
+    folder = open_model(root / "runs" / "llm" / "squares")
+    assert folder.vocabulary.grids == {"64x64": [4, 4]}
+    tokenizer = folder.load_visual_tokenizer(with_vocabulary=True)
+    pixels = torch.zeros(1, 3, 64, 64)
+    codes = tokenizer.encode(folder.load_autoencoder().encode(pixels))
+    picture = Decoder.from_folder(folder).decode(
+        [DecodeRequest(codes[0], 0, "64x64", rounds=2, flow_steps=2)]
+    )[0]
+    assert picture.shape == (64, 64, 3)
+    assert folder.prompt_encoder.encode("a red square at 8", "64x64")[0] == folder.vocabulary.bos_id
+
+
+def test_stock_transformers_loads_the_llm_and_its_text_rows_are_the_vocabulary(root: Path) -> None:
+    folder = open_model(root / "runs" / "llm" / "squares")
+    llm = LlamaForCausalLM.from_pretrained(folder.llm_dir, local_files_only=True)
+    text = load_file(str(root / "runs" / "tokenizer" / "visual_tokenizer" / "vocabulary.safetensors"))[
+        "embedding"
+    ]
+    torch.testing.assert_close(llm.model.embed_tokens.weight[:300].float(), text, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("stage", ["vae", "tokenizer", "llm"])
+def test_metrics_and_sample_sheets_are_written(root: Path, stage: str) -> None:
+    lines = [json.loads(line) for line in (root / "runs" / stage / "metrics.jsonl").read_text().splitlines()]
+    assert sum("loss" in line and "images_per_second" in line for line in lines) == 6
+    assert any(any(key.startswith("heldout") for key in line) for line in lines)
+    assert (root / "runs" / stage / "samples" / "0000006.png").stat().st_size > 100
+
+
+@pytest.mark.parametrize("stage", ["vae", "tokenizer", "llm"])
+def test_a_resumed_run_ends_with_the_same_weights(
+    root: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = root / "runs" / stage
+    from v2flow_engine.training import loop
+
+    original = loop._save
+
+    def stop_after_first(*args, **kwargs) -> None:
+        original(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "_save", stop_after_first)
+    assert main(command(root, stage, f"{stage}-again")) == 130
+    monkeypatch.setattr(loop, "_save", original)
+    assert main(command(root, stage, f"{stage}-again")) == 0
+    ours, theirs = (
+        torch.load(folder / loop.CHECKPOINT, weights_only=True)
+        for folder in (root / "runs" / f"{stage}-again", whole)
+    )
+    assert ours["step"] == theirs["step"] == 6
+    for part in ("net", "ema"):
+        for key, value in theirs[part].items():
+            assert torch.equal(ours[part][key], value), f"{part} {key}"
+
+
+def test_other_settings_do_not_continue_a_run(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command(root, "vae", "vae", "--set", "loop.learning_rate=0.1")) == 2
+    assert "learning_rate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("stage", "extra", "message"),
+    [
+        ("vae", ["--set", "loop.stepps=3"], "stepps"),
+        ("vae", ["--set", "nonsense"], "loop.steps=100"),
+        ("vae", ["--data", "nowhere"], "no shards"),
+        ("vae", ["--config", "nowhere.yaml"], "nowhere.yaml"),
+        ("tokenizer", ["--vae", "nowhere"], "--vae"),
+        ("llm", ["--set", "text_vocab_size=200"], "300"),
+        ("vae", ["--out", "/proc/nowhere"], "cannot be written"),
+    ],
+)
+def test_bad_input_is_one_line(
+    root: Path, stage: str, extra: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(root, stage, "bad", *extra)) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error

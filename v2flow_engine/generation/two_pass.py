@@ -1,0 +1,72 @@
+"""prompt_token_ids -> visual_token_ids with transformers alone: two forward passes per token.
+
+What people do where no engine guides: training draws its sample sheets with it. Knows nothing of vLLM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from v2flow_engine.vocabulary import VisualVocabulary
+
+
+@torch.inference_mode()
+def generate_two_pass(
+    model: PreTrainedModel,
+    vocabulary: VisualVocabulary,
+    prompts: Sequence[Sequence[int]],
+    num_visual_tokens: int,
+    guidance_scale: float,
+    *,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """Write an image's tokens for each prompt.
+
+    Logits are `uncond + s (cond - uncond)` over the visual ids only. Temperature 0 is greedy. Prompts may differ in
+    length: they are padded in front, masked and counted from their own start.
+
+    Returns:
+        visual_token_ids (B, S) int64 on the CPU.
+    """
+    device = model.device
+    longest = max(len(p) for p in prompts)
+    ids = torch.full((len(prompts), longest), vocabulary.null_id, device=device)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = torch.tensor(prompt, device=device)
+        mask[row, longest - len(prompt) :] = 1
+    guided = guidance_scale != 1.0
+    if guided:
+        ids, mask = torch.cat([ids, vocabulary.unconditional_ids(ids)]), torch.cat([mask, mask])
+    positions = (mask.cumsum(1) - 1).clamp_min(0)
+    visual = slice(vocabulary.visual_offset, vocabulary.visual_offset + vocabulary.codebook_size)
+    cache, written = DynamicCache(), []
+    for _ in range(num_visual_tokens):
+        output = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits = output.logits[:, -1, visual].float()
+        if guided:
+            conditional, unconditional = logits.chunk(2)
+            logits = unconditional + guidance_scale * (conditional - unconditional)
+        chosen = _choose(logits.cpu(), temperature, generator) + vocabulary.visual_offset
+        written.append(chosen)
+        ids = chosen.to(device)[:, None].repeat(2 if guided else 1, 1)
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+        positions = positions[:, -1:] + 1
+    return torch.stack(written, dim=1)
+
+
+def _choose(logits: torch.Tensor, temperature: float, generator: torch.Generator | None) -> torch.Tensor:
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    return torch.multinomial((logits / temperature).softmax(dim=-1), 1, generator=generator)[:, 0]

@@ -1,0 +1,79 @@
+"""pictures -> latents -> codes, once: what the tokenizer's and the LLM's training start from.
+
+Latents are kept on disk beside the autoencoder, so that the second training of a set need not encode it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from v2flow_engine.models.vae import Autoencoder
+from v2flow_engine.models.visual_tokenizer import VisualTokenizer
+from v2flow_engine.training.pictures import Pictures
+
+
+@dataclass(frozen=True)
+class Latents:
+    """values: (n, C, h, w) bfloat16, scaled, on the training device."""
+
+    values: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def batch(self, indices: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+        """indices (B,) -> latents (B, C, h, w) float32."""
+        return self.values[indices.to(self.values.device)].to(device).float()
+
+
+@torch.inference_mode()
+def encode_latents(
+    pictures: Pictures, autoencoder: Autoencoder, device: torch.device, batch_size: int = 64
+) -> Latents:
+    """Encode all pictures, in bfloat16."""
+    parts = []
+    for indices in torch.arange(len(pictures)).split(batch_size):
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            parts.append(autoencoder.encode(pictures.batch(indices, device)).to(torch.bfloat16))
+    return Latents(torch.cat(parts))
+
+
+def cached_latents(pictures: Pictures, vae_dir: Path, device: torch.device) -> Latents:
+    """The pictures' latents by the autoencoder in `vae_dir`: read from its cache if that holds these, else encoded."""
+    key = _fingerprint(pictures, vae_dir)
+    path = vae_dir.parent / "latents" / f"{key}.safetensors"
+    if path.is_file():
+        with safe_open(str(path), framework="pt", device=str(device)) as cache:
+            return Latents(cache.get_tensor("latents"))
+    latents = encode_latents(pictures, Autoencoder.from_folder(vae_dir, device), device)
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    save_file({"latents": latents.values.contiguous()}, str(temporary))
+    os.replace(temporary, path)
+    return latents
+
+
+def _fingerprint(pictures: Pictures, vae_dir: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(vae_dir.iterdir()):
+        digest.update(path.read_bytes())
+    digest.update(str(tuple(pictures.pixels.shape)).encode())
+    for row in torch.linspace(0, len(pictures) - 1, min(64, len(pictures))).long():
+        digest.update(pictures.pixels[row].cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@torch.inference_mode()
+def encode_codes(
+    latents: Latents, tokenizer: VisualTokenizer, device: torch.device, batch_size: int = 256
+) -> torch.Tensor:
+    """Latents -> codes (n, S) int64 on the CPU."""
+    rows = torch.arange(len(latents)).split(batch_size)
+    return torch.cat([tokenizer.encode(latents.batch(part, device)).cpu() for part in rows])

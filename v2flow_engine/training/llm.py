@@ -1,0 +1,198 @@
+"""Trains an LLM of the LLaMA architecture to write visual tokens: caption ids -> codes.
+
+Sequences are `BOS text image_start size | visual tokens | image_end`; in one of ten every text id is the null id, which
+is what the unconditional stream of guidance sees. The text rows of the embedding stay as they are: they are the space
+that the visual tokenizer mixes. Knows nothing of pixels but for its sample sheet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from v2flow_engine.generation.two_pass import generate_two_pass
+from v2flow_engine.training.loop import LoopConfig, Stage, epoch_indices
+from v2flow_engine.training.vocabulary_surgery import fill_embedding, write_llm_config
+from v2flow_engine.vocabulary import VisualVocabulary
+
+
+@dataclass(frozen=True)
+class LlmTraining:
+    """model: LlamaConfig's keyword arguments, without the vocabulary.
+
+    caption_variants: wordings drawn per picture. drop_prompt: share of prompts that become null ids.
+    """
+
+    model: dict[str, Any]
+    loop: LoopConfig
+    text_vocab_size: int = 2048
+    caption_variants: int = 8
+    max_position_embeddings: int = 160
+    drop_prompt: float = 0.1
+    guidance_scale: float = 3.0
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """prompt_ids (n, variants, L) and lengths (n, variants) int32; codes (n, S) int16 or wider."""
+
+    prompt_ids: torch.Tensor
+    lengths: torch.Tensor
+    codes: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def to(self, device: torch.device) -> Captioned:
+        """Move all of it."""
+        return Captioned(self.prompt_ids.to(device), self.lengths.to(device), self.codes.to(device))
+
+
+class LlmStage(Stage):
+    """LLM training on cached codes."""
+
+    def __init__(
+        self,
+        config: LlmTraining,
+        train: Captioned,
+        heldout: Captioned,
+        vocabulary: VisualVocabulary,
+        text_embedding: torch.Tensor,
+        codebook: torch.Tensor,
+        text_tokenizer: Tokenizer,
+        device: torch.device,
+        show: Callable[[torch.Tensor, Path], None],
+    ) -> None:
+        torch.manual_seed(config.loop.seed)
+        self.config, self.vocabulary, self.text_tokenizer, self.device = (
+            config,
+            vocabulary,
+            text_tokenizer,
+            device,
+        )
+        self.train, self.heldout, self.show = train.to(device), heldout.to(device), show
+        self.net = LlamaForCausalLM(self._llama_config()).to(device)
+        embedding = self.net.get_input_embeddings()
+        fill_embedding(embedding, text_embedding, codebook, vocabulary)
+        embedding.weight.register_hook(self._freeze_text_rows)
+
+    def _llama_config(self) -> LlamaConfig:
+        vocabulary = self.vocabulary
+        return LlamaConfig(
+            **self.config.model,
+            vocab_size=vocabulary.visual_offset + vocabulary.codebook_size,
+            max_position_embeddings=self.config.max_position_embeddings,
+            bos_token_id=vocabulary.bos_id,
+            eos_token_id=vocabulary.image_end_id,
+            tie_word_embeddings=True,
+        )
+
+    def _freeze_text_rows(self, gradient: torch.Tensor) -> torch.Tensor:
+        gradient = gradient.clone()
+        gradient[: self.vocabulary.text_vocab_size] = 0
+        return gradient
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """As usual, but the embedding does not decay: its text rows must not move."""
+        embedding = self.net.get_input_embeddings().weight
+        others = [p for p in self.net.parameters() if p is not embedding]
+        return [
+            {"params": [p for p in others if p.ndim >= 2], "weight_decay": weight_decay},
+            {"params": [embedding, *(p for p in others if p.ndim < 2)], "weight_decay": 0.0},
+        ]
+
+    def compile(self) -> None:
+        """The transformer; every sequence is padded to the same length."""
+        self.net.model.compile()
+
+    def loss(self, step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Cross-entropy of the visual tokens and image_end, in nats per token."""
+        loop, train = self.config.loop, self.train
+        rows = epoch_indices(len(train), loop.batch_size, step, loop.seed).to(self.device)
+        variants = torch.randint(
+            train.prompt_ids.shape[1], (len(rows),), generator=generator, device=self.device
+        )
+        dropped = torch.rand(len(rows), 1, generator=generator, device=self.device) < self.config.drop_prompt
+        loss = self._loss_of(self.net, train, rows, variants, dropped)
+        return {"loss": loss}
+
+    def _loss_of(
+        self,
+        net: nn.Module,
+        data: Captioned,
+        rows: torch.Tensor,
+        variants: torch.Tensor,
+        dropped: torch.Tensor,
+    ) -> torch.Tensor:
+        vocabulary = self.vocabulary
+        prompts, lengths = data.prompt_ids[rows, variants].long(), data.lengths[rows, variants].long()
+        if not self.config.loop.compile:  # compiled code wants one shape; else work is saved on short prompts
+            prompts = prompts[:, : int(lengths.max())]
+        prompts = torch.where(dropped, vocabulary.unconditional_ids(prompts), prompts)
+        codes = data.codes[rows].long() + vocabulary.visual_offset
+        end = torch.full_like(codes[:, :1], vocabulary.image_end_id)
+        image = torch.cat([codes, end], dim=1)  # (B, S + 1)
+        batch, longest = prompts.shape
+        sequence = torch.full((batch, longest + image.shape[1]), vocabulary.null_id, device=self.device)
+        sequence[:, :longest] = prompts
+        places = lengths[:, None] + torch.arange(image.shape[1], device=self.device)
+        sequence.scatter_(1, places, image)
+        # Padding stands behind the image, where causal attention does not look.
+        hidden = net.model(input_ids=sequence[:, :-1], use_cache=False).last_hidden_state
+        hidden = hidden.gather(1, (places - 1)[..., None].expand(-1, -1, hidden.shape[-1]))
+        logits = net.lm_head(hidden)
+        return F.cross_entropy(logits.flatten(0, 1).float(), image.flatten())
+
+    @torch.inference_mode()
+    def evaluate(self, ema: nn.Module) -> dict[str, float]:
+        """Loss on up to 1,024 held-out pictures, with the prompt and without it: the gap is what prompts say."""
+        rows = torch.linspace(
+            0, len(self.heldout) - 1, min(1024, len(self.heldout)), device=self.device
+        ).long()
+        values: dict[str, float] = {}
+        for name, drop in (("heldout_loss", False), ("heldout_loss_unconditional", True)):
+            losses = []
+            for part in rows.split(128):
+                with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.loop.bf16):
+                    dropped = torch.full((len(part), 1), drop, device=self.device)
+                    losses.append(self._loss_of(ema, self.heldout, part, torch.zeros_like(part), dropped))
+            values[name] = float(torch.stack(losses).mean())
+        return values
+
+    @torch.inference_mode()
+    def sample_sheet(self, ema: nn.Module, path: Path) -> None:
+        """Held-out prompts, drawn with guidance; the captions stand in a text file beside the picture."""
+        rows = torch.linspace(0, len(self.heldout) - 1, 16).long()
+        prompts = [self.heldout.prompt_ids[r, 0, : self.heldout.lengths[r, 0]].tolist() for r in rows]
+        codes = generate_two_pass(
+            ema,
+            self.vocabulary,
+            prompts,
+            self.train.codes.shape[1],
+            self.config.guidance_scale,
+            generator=torch.Generator().manual_seed(self.config.loop.seed),
+        )
+        self.show(codes - self.vocabulary.visual_offset, path)
+        captions = [self.text_tokenizer.decode(ids[1:-2]).strip() for ids in prompts]
+        path.with_suffix(".txt").write_text("\n".join(captions) + "\n", encoding="utf-8")
+
+    def export(self, ema: nn.Module, run_dir: Path) -> None:
+        """RUN/llm in float32: what transformers and vLLM load."""
+        folder = run_dir / "llm"
+        folder.mkdir(exist_ok=True)
+        weights = {k: v.contiguous() for k, v in ema.state_dict().items() if k != "lm_head.weight"}
+        save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
+        write_llm_config(ema.config.to_diff_dict() | {"model_type": "llama"}, self.vocabulary, folder)
+        self.text_tokenizer.save(str(folder / "tokenizer.json"))
+        (folder / "tokenizer_config.json").write_text(
+            '{"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "pad_token": "<pad>"}\n'
+        )
