@@ -26,8 +26,6 @@ _ENVIRONMENT = {
     # Leave CUDA_VISIBLE_DEVICES alone for actors that reserve no GPU; without it Ray announces a change of
     # its default.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # Ray's own agents get 15 s to start, and Ray dies if they don't make it; a busy machine needs longer.
-    "RAY_agent_register_timeout_ms": "120000",
 }
 
 
@@ -63,7 +61,8 @@ def _start(attempts: int = 2) -> str:
         return str(ray.init(**quiet, **({} if address else local)).address_info["session_dir"])
     except Exception as error:  # Ray raises bare Exception among others
         ray.shutdown()
-        if attempts > 1 and not address:  # a busy machine may make it now that the files are in memory
+        # Ray's own agents have 15 s to start, which can't be set; a busy machine may make it the second time.
+        if attempts > 1 and not address:
             return _start(attempts - 1)
         where = f"connect to the cluster at {address}" if address else "start"
         raise EngineDeadError(f"Ray did not {where}: {describe_error(error)}") from error
