@@ -33,7 +33,7 @@ setup(
         "numpy>=2",
         "pillow>=12",
         "pyyaml>=6",
-        "ray[data]>=2.60,<3",
+        "ray[data]>=2.60,<2.64",
         "safetensors>=0.6.2",
         "tokenizers>=0.23,<0.24",
         "torch>=2.11",
@@ -46,7 +46,7 @@ setup(
         "serve": [
             "fastapi>=0.133,<0.137",
             "python-multipart>=0.0.20",
-            "ray[serve]>=2.60,<3",
+            "ray[serve]>=2.60,<2.64",
             "uvicorn>=0.30",
         ],
         "train": ["resvg-py>=0.5", "torchmetrics>=1.9,<2", "webdataset>=1.0,<2"],

@@ -95,6 +95,7 @@ def dispatch(argv: list[str]) -> int:
     words = _command_words(argv)
     if words is None:
         return 0
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # vLLM's extension warns at every start
     module_name, _ = COMMANDS[words]
     module = cast(CommandModule, importlib.import_module(module_name))
     parser = OneLineParser(prog=f"v2flow {' '.join(words)}", description=module.HELP)

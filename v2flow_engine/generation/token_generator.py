@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import sys
 import threading
 import warnings
 import weakref
@@ -140,7 +141,8 @@ class TokenGenerator:
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_engine", None) is not None:
+        # At the interpreter's end what closing needs may be gone already, and so is soon the process.
+        if getattr(self, "_engine", None) is not None and not sys.is_finalizing():
             self.close()
 
 

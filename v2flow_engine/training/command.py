@@ -42,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vae", type=Path, help="folder of a trained autoencoder (tokenizer, llm)")
     parser.add_argument("--tokenizer", type=Path, help="folder of a trained visual tokenizer (llm)")
     parser.add_argument("--name", default="v2flow-emoji", help="name of the model folder that llm assembles")
+    parser.add_argument(
+        "--model-config", type=Path, default=DEFAULTS / "model.yaml", help="its default generation parameters"
+    )
     parser.add_argument("--limit", type=int, help="train on this many pictures at most")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="threads that read shards")
@@ -141,8 +144,8 @@ def _assemble(args: argparse.Namespace) -> None:
     from v2flow_engine.training.assemble import assemble
 
     size = next(iter(load_json(args.out / "llm" / "config.json")["v2flow"]["grids"]))
-    folder = assemble(
-        ModelConfig(args.name, size), args.vae, args.tokenizer, args.out / "llm", args.out / args.name
-    )
+    identity = [f"name={args.name}", f"default_size={size}"]
+    config, _ = load_settings(ModelConfig, args.model_config, identity)
+    folder = assemble(config, args.vae, args.tokenizer, args.out / "llm", args.out / args.name)
     size_mib = sum(p.stat().st_size for p in folder.path.rglob("*") if p.is_file()) / 2**20
     print(f"model folder: {folder.path} ({size_mib:.1f} MiB)", flush=True)

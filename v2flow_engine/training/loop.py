@@ -107,7 +107,7 @@ def train(
         stage.parameter_groups(config.weight_decay),
         lr=config.learning_rate,
         betas=(0.9, config.beta2),
-        fused=device.type == "cuda",
+        fused=True,
     )
     first = _resume(stage, ema, optimizer, run_dir, identity)
     if config.compile:
