@@ -103,7 +103,9 @@ def test_a_resumed_run_ends_with_the_same_weights(
     assert ours["step"] == theirs["step"] == 6
     for part in ("net", "ema"):
         for key, value in theirs[part].items():
-            assert torch.equal(ours[part][key], value), f"{part} {key}"
+            # A lost optimizer state, seed or average would differ by a learning rate, 2e-3; sums of floats in
+            # another order differ by 1e-7.
+            torch.testing.assert_close(ours[part][key], value, rtol=1e-4, atol=1e-5, msg=f"{part} {key}")
 
 
 def test_other_settings_do_not_continue_a_run(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
