@@ -108,6 +108,36 @@ def test_a_resumed_run_ends_with_the_same_weights(
             torch.testing.assert_close(ours[part][key], value, rtol=1e-4, atol=1e-5, msg=f"{part} {key}")
 
 
+def test_the_decoder_trains_on_while_the_codes_stay(root: Path) -> None:
+    model = root / "runs" / "llm" / "squares"
+    extra = ["--init", str(model), "--set", "freeze_codes=true"]
+    assert main(command(root, "tokenizer", "decoder-only", *extra)) == 0
+    before = load_file(str(model / "visual_tokenizer" / "model.safetensors"))
+    after = load_file(str(root / "runs" / "decoder-only" / "visual_tokenizer" / "model.safetensors"))
+    moved = {key.split(".")[0] for key in before if not torch.equal(before[key].float(), after[key])}
+    assert moved == {"projector", "masked_transformer", "velocity", "null_condition"}
+
+
+@pytest.mark.parametrize("stage", ["vae", "llm"])
+def test_training_goes_on_from_a_model(root: Path, stage: str) -> None:
+    extra = [
+        "--init",
+        str(root / "runs" / "llm" / "squares"),
+        "--set",
+        "loop.steps=1",
+        "--set",
+        "loop.warmup=50",
+    ]
+    assert main(command(root, stage, f"{stage}-on", *extra)) == 0
+    first = json.loads((root / "runs" / f"{stage}-on" / "metrics.jsonl").read_text().splitlines()[0])["loss"]
+    start, *_, end = [
+        json.loads(line)["loss"]
+        for line in (root / "runs" / stage / "metrics.jsonl").read_text().splitlines()
+        if "loss" in json.loads(line)
+    ]
+    assert abs(first - end) < abs(first - start)
+
+
 def test_other_settings_do_not_continue_a_run(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command(root, "vae", "vae", "--set", "loop.learning_rate=0.1")) == 2
     assert "learning_rate" in capsys.readouterr().err
@@ -122,6 +152,8 @@ def test_other_settings_do_not_continue_a_run(root: Path, capsys: pytest.Capture
         ("vae", ["--config", "nowhere.yaml"], "nowhere.yaml"),
         ("tokenizer", ["--vae", "nowhere"], "--vae"),
         ("llm", ["--set", "text_vocab_size=200"], "300"),
+        ("tokenizer", ["--set", "freeze_codes=true"], "--init"),
+        ("vae", ["--init", "nowhere"], "nowhere"),
         ("vae", ["--out", "/proc/nowhere"], "cannot be written"),
     ],
 )

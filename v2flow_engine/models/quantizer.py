@@ -62,7 +62,7 @@ class CodebookTrainer(nn.Module):
         codebook_size, code_dim = quantizer.codebook.shape
         self.decay, self.dead_share = decay, dead_share
         self.register_buffer("count", torch.ones(codebook_size))
-        self.register_buffer("total", torch.zeros(codebook_size, code_dim))
+        self.register_buffer("total", quantizer.codebook.clone())
 
     @torch.no_grad()
     def initialise(

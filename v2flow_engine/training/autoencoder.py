@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from v2flow_engine.checkpoint import ModelFolder, load_state
 from v2flow_engine.models.vae import Autoencoder
 from v2flow_engine.training.loop import LoopConfig, Stage, epoch_indices
 from v2flow_engine.training.pictures import Pictures
@@ -32,14 +33,25 @@ class AutoencoderConfig:
 
 
 class AutoencoderStage(Stage):
-    """Autoencoder training on pictures in memory."""
+    """Autoencoder training on pictures in memory.
+
+    init: a model folder to start from instead of random weights.
+    """
 
     def __init__(
-        self, config: AutoencoderConfig, train: Pictures, heldout: Pictures, device: torch.device
+        self,
+        config: AutoencoderConfig,
+        train: Pictures,
+        heldout: Pictures,
+        device: torch.device,
+        init: ModelFolder | None = None,
     ) -> None:
         torch.manual_seed(config.loop.seed)
         self.config, self.train, self.heldout, self.device = config, train, heldout, device
-        self.net = Autoencoder.from_config(config.model).to(device, memory_format=torch.channels_last)
+        net = Autoencoder.from_config(config.model)
+        if init is not None:
+            load_state(net, init.load_autoencoder().state_dict(), f"{init.path}: vae")
+        self.net = net.to(device, memory_format=torch.channels_last)
 
     def compile(self) -> None:
         """Encoder and decoder; shapes never change in training."""

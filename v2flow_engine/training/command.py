@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from v2flow_engine.checkpoint import ModelFolder, open_model
 from v2flow_engine.errors import DataError, OutputError
 from v2flow_engine.training.loop import Stage, train
 from v2flow_engine.training.settings import DEFAULTS, load_settings
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--vae", type=Path, help="folder of a trained autoencoder (tokenizer, llm)")
     parser.add_argument("--tokenizer", type=Path, help="folder of a trained visual tokenizer (llm)")
+    parser.add_argument("--init", metavar="NAME|DIR", help="start from this model's weights")
     parser.add_argument("--name", default="v2flow-emoji", help="name of the model folder that llm assembles")
     parser.add_argument(
         "--model-config", type=Path, default=DEFAULTS / "model.yaml", help="its default generation parameters"
@@ -75,7 +77,11 @@ def run(args: argparse.Namespace) -> int:
         flush=True,
     )
     train(
-        stage, loop, args.out, device, {"stage": args.subcommand, "settings": settings, "limit": args.limit}
+        stage,
+        loop,
+        args.out,
+        device,
+        {"stage": args.subcommand, "settings": settings, "limit": args.limit, "init": args.init},
     )
     if args.subcommand == "llm":
         _assemble(args)
@@ -110,11 +116,15 @@ def _required(args: argparse.Namespace, name: str) -> Path:
     return path
 
 
+def _init(args: argparse.Namespace) -> ModelFolder | None:
+    return open_model(args.init) if args.init is not None else None
+
+
 def _build_autoencoder(args: argparse.Namespace, device: torch.device) -> Built:
     from v2flow_engine.training.autoencoder import AutoencoderConfig, AutoencoderStage
 
     config, values = _settings(args, AutoencoderConfig)
-    return AutoencoderStage(config, *_pictures(args, device), device), config.loop, values
+    return AutoencoderStage(config, *_pictures(args, device), device, _init(args)), config.loop, values
 
 
 def _build_tokenizer(args: argparse.Namespace, device: torch.device) -> Built:
@@ -126,7 +136,11 @@ def _build_tokenizer(args: argparse.Namespace, device: torch.device) -> Built:
     autoencoder = Autoencoder.from_folder(_required(args, "vae"), device)
     training, heldout = _pictures(args, device)
     latents = cached_latents(training, args.vae, device)
-    return VisualTokenizerStage(config, latents, heldout, autoencoder, device), config.loop, values
+    return (
+        VisualTokenizerStage(config, latents, heldout, autoencoder, device, _init(args)),
+        config.loop,
+        values,
+    )
 
 
 def _build_llm(args: argparse.Namespace, device: torch.device) -> Built:
@@ -136,7 +150,11 @@ def _build_llm(args: argparse.Namespace, device: torch.device) -> Built:
     config, values = _settings(args, LlmTraining)
     vae, tokenizer = _required(args, "vae"), _required(args, "tokenizer")
     training, heldout = _pictures(args, device)
-    return build_llm_stage(config, training, heldout, vae, tokenizer, device), config.loop, values
+    return (
+        build_llm_stage(config, training, heldout, vae, tokenizer, device, _init(args)),
+        config.loop,
+        values,
+    )
 
 
 def _assemble(args: argparse.Namespace) -> None:

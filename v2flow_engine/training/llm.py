@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from v2flow_engine.checkpoint import load_state
 from v2flow_engine.generation.two_pass import generate_two_pass
 from v2flow_engine.training.loop import LoopConfig, Stage, epoch_indices
 from v2flow_engine.training.vocabulary_surgery import fill_embedding, write_llm_config
@@ -58,7 +59,10 @@ class Captioned:
 
 
 class LlmStage(Stage):
-    """LLM training on cached codes."""
+    """LLM training on cached codes.
+
+    init: an llm/ folder with the same vocabulary to start from instead of random weights.
+    """
 
     def __init__(
         self,
@@ -71,6 +75,7 @@ class LlmStage(Stage):
         text_tokenizer: Tokenizer,
         device: torch.device,
         show: Callable[[torch.Tensor, Path], None],
+        init: Path | None = None,
     ) -> None:
         torch.manual_seed(config.loop.seed)
         self.config, self.vocabulary, self.text_tokenizer, self.device = (
@@ -82,7 +87,11 @@ class LlmStage(Stage):
         self.train, self.heldout, self.show = train.to(device), heldout.to(device), show
         self.net = LlamaForCausalLM(self._llama_config()).to(device)
         embedding = self.net.get_input_embeddings()
-        fill_embedding(embedding, text_embedding, codebook, vocabulary)
+        if init is None:
+            fill_embedding(embedding, text_embedding, codebook, vocabulary)
+        else:
+            trained = LlamaForCausalLM.from_pretrained(init, dtype=torch.float32, local_files_only=True)
+            load_state(self.net, trained.state_dict(), str(init))
         embedding.weight.register_hook(self._freeze_text_rows)
 
     def _llama_config(self) -> LlamaConfig:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from v2flow_engine.checkpoint import load_state, load_weights
+from v2flow_engine.checkpoint import ModelFolder, load_state, load_weights, open_model
 from v2flow_engine.config import VisualTokenizerConfig, from_dict, load_json
 from v2flow_engine.errors import DataError
 from v2flow_engine.models.vae import Autoencoder
@@ -22,12 +22,16 @@ TOKENIZER_CAPTIONS = 60_000
 
 
 def load_trained_tokenizer(folder: Path, device: torch.device) -> VisualTokenizer:
-    """A training run's visual_tokenizer folder, ready to encode."""
+    """A visual_tokenizer folder, of a training run or of a model folder, ready to encode."""
     config = from_dict(VisualTokenizerConfig, load_json(folder / "config.json"), str(folder / "config.json"))
     tokenizer = VisualTokenizer(config)
     load_state(tokenizer, load_weights(folder / "model.safetensors"), str(folder))
     if config.text_vocab_size is not None:
-        tokenizer.set_vocabulary(load_weights(folder / "vocabulary.safetensors")["embedding"].float())
+        beside = folder / "vocabulary.safetensors"
+        if beside.is_file():
+            tokenizer.set_vocabulary(load_weights(beside)["embedding"].float())
+        else:  # part of a model folder: the rows are its LLM's
+            tokenizer.set_vocabulary(open_model(folder.parent).load_text_embedding())
     return tokenizer.to(device).eval()
 
 
@@ -38,8 +42,9 @@ def build_llm_stage(
     vae_dir: Path,
     tokenizer_dir: Path,
     device: torch.device,
+    init: ModelFolder | None = None,
 ) -> LlmStage:
-    """Encode all pictures, word their captions, train the text tokenizer, lay out the vocabulary."""
+    """Encode all pictures, word their captions, train the text tokenizer (or take init's), lay out the vocabulary."""
     autoencoder = Autoencoder.from_folder(vae_dir, device)
     tokenizer = load_trained_tokenizer(tokenizer_dir, device)
     shape = tokenizer.config
@@ -52,9 +57,14 @@ def build_llm_stage(
     size = f"{width}x{height}"
     vocabulary = lay_out_vocabulary(config.text_vocab_size, 0, shape.codebook_size, {size: shape.token_grid})
 
-    rng = random.Random(config.loop.seed)
-    captions = [caption_of(rng.choice(training.records), rng) for _ in range(TOKENIZER_CAPTIONS)]
-    text_tokenizer = train_text_tokenizer(captions, config.text_vocab_size)
+    if init is not None:
+        if init.vocabulary != vocabulary:
+            raise DataError(f"{init.path}: its vocabulary is not the one that this training lays out")
+        text_tokenizer = init.prompt_encoder.tokenizer
+    else:
+        rng = random.Random(config.loop.seed)
+        captions = [caption_of(rng.choice(training.records), rng) for _ in range(TOKENIZER_CAPTIONS)]
+        text_tokenizer = train_text_tokenizer(captions, config.text_vocab_size)
     assert text_tokenizer.token_to_id(BOS) == vocabulary.bos_id
     room = config.max_position_embeddings - shape.num_visual_tokens - 3
 
@@ -86,4 +96,5 @@ def build_llm_stage(
         text_tokenizer,
         device,
         show,
+        init.llm_dir if init is not None else None,
     )

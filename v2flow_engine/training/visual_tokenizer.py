@@ -17,9 +17,11 @@ from einops import rearrange
 from safetensors.torch import save_file
 from torch import nn
 
+from v2flow_engine.checkpoint import ModelFolder, load_state
 from v2flow_engine.config import VisualTokenizerConfig, save_json
 from v2flow_engine.decoding.request import image_noise
 from v2flow_engine.decoding.sampler import sample_latents
+from v2flow_engine.errors import DataError
 from v2flow_engine.flow.path import interpolate, net_time, sample_time, to_velocity
 from v2flow_engine.models.quantizer import CodebookTrainer
 from v2flow_engine.models.vae import Autoencoder
@@ -37,6 +39,7 @@ class VisualTokenizerTraining:
     flow_repeats: times and noises drawn per masked position and step.
     mask_ratio_min: least share of positions masked; the share is a truncated normal around 1.
     revive_share: until when dead codes are revived. gumbel_share: until when the Gumbel noise fades out.
+    freeze_codes: train the decoder alone, so that an LLM that writes these codes stays valid.
     """
 
     model: VisualTokenizerConfig
@@ -54,6 +57,7 @@ class VisualTokenizerTraining:
     readout_gain: float = 4.0
     rounds: int = 4
     flow_steps: int = 10
+    freeze_codes: bool = False
 
 
 def random_text_embedding(rows: int, dim: int, seed: int) -> torch.Tensor:
@@ -98,7 +102,10 @@ class TrainedTokenizer(nn.Module):
 
 
 class VisualTokenizerStage(Stage):
-    """Tokenizer training on cached latents."""
+    """Tokenizer training on cached latents.
+
+    init: a model folder to start from, its text rows included, instead of random weights.
+    """
 
     def __init__(
         self,
@@ -107,18 +114,29 @@ class VisualTokenizerStage(Stage):
         heldout: Pictures,
         autoencoder: Autoencoder,
         device: torch.device,
+        init: ModelFolder | None = None,
     ) -> None:
         torch.manual_seed(config.loop.seed)
         self.config, self.latents, self.heldout = config, latents, heldout
         self.autoencoder, self.device = autoencoder, device
-        self.net = TrainedTokenizer(config.model, config.readout_gain).to(device)
+        net = TrainedTokenizer(config.model, config.readout_gain)
         rows, dim = config.model.text_vocab_size, config.model.code_dim
-        self.text_embedding = None
-        if rows is not None:
-            self.text_embedding = random_text_embedding(rows, dim, config.vocabulary_seed)
-            self.net.tokenizer.set_vocabulary(self.text_embedding.to(device))
+        text = None if rows is None else random_text_embedding(rows, dim, config.vocabulary_seed)
+        self.from_init = init is not None
+        if init is not None:
+            load_state(
+                net.tokenizer, init.load_visual_tokenizer().state_dict(), f"{init.path}: visual_tokenizer"
+            )
+            text = None if rows is None else init.load_text_embedding()
+        elif config.freeze_codes:
+            raise DataError("freeze_codes needs a trained tokenizer: --init MODEL")
+        self.net, self.text_embedding = net.to(device), text
+        if text is not None:
+            self.net.tokenizer.set_vocabulary(text.to(device))
+        if config.freeze_codes:
+            self.net.tokenizer.resampler.requires_grad_(False)
         self.codebook = CodebookTrainer(self.net.tokenizer.quantizer).to(device)
-        self.warm_steps = round(config.warm_share * config.loop.steps)
+        self.warm_steps = 0 if self.from_init else round(config.warm_share * config.loop.steps)
         self._assigned: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def compile(self) -> None:
@@ -136,8 +154,10 @@ class VisualTokenizerStage(Stage):
             epoch_indices(len(self.latents), loop.batch_size, step, loop.seed), self.device
         )
         fade = max(0.0, 1.0 - step / max(1.0, config.gumbel_share * loop.steps))
+        if self.from_init:
+            fade = 0.0  # the codes have settled
         vectors = tokenizer.llm_space(latents, config.gumbel_noise * fade, generator).float()
-        if step == 0:
+        if step == 0 and not self.from_init:
             self.codebook.initialise(
                 tokenizer.quantizer, vectors.detach().flatten(0, 1), torch.Generator().manual_seed(loop.seed)
             )
@@ -160,6 +180,8 @@ class VisualTokenizerStage(Stage):
 
     def after_step(self, step: int, generator: torch.Generator) -> None:
         """Move the codebook; revive dead codes until `revive_share` of the run."""
+        if self.config.freeze_codes:
+            return
         vectors, codes = self._assigned
         revive = step < self.config.revive_share * self.config.loop.steps
         self.codebook.update(self.net.tokenizer.quantizer, vectors, codes, generator, revive)
