@@ -22,7 +22,7 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["v2flow_engine*"]), *find_packages("plugins")],
     package_dir={"v2flow_vllm": "plugins/v2flow_vllm"},
-    package_data={"v2flow_engine": ["assets/**/*", "**/*.json", "**/*.yaml", "**/*.html"]},
+    package_data={"v2flow_engine": ["assets/**/*", "**/*.json", "**/*.yaml", "**/*.html", "**/*.txt"]},
     entry_points={
         "console_scripts": ["v2flow = v2flow_engine.cli:main"],
         "vllm.general_plugins": ["v2flow = v2flow_vllm:register"],

@@ -57,7 +57,17 @@ def test_generation(
 ) -> None:
     out = tmp_path / "sheets"
     options = ["--prompts", "9", "--seed", "4", "--guidance", "2.5", "--rounds", "1", "--out", str(out)]
-    command = ["eval", "generation", "--model", str(model), "--packages", str(tiny_packages), *options]
+    command = [
+        "eval",
+        "generation",
+        "--model",
+        str(model),
+        "--packages",
+        str(tiny_packages),
+        "--emoji",
+        "all",
+        *options,
+    ]
     assert cli.main(command) == 0
     found = document(capsys.readouterr().out)
     assert all(0 <= found[name] <= 1 for name in SHARES)

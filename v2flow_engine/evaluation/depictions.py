@@ -6,13 +6,13 @@ Does not know how pictures are made or judged.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from v2flow_engine.errors import DataError
 from v2flow_engine.evaluation.artwork import Artwork
 from v2flow_engine.training.emoji.captions import canonical_caption
-from v2flow_engine.training.emoji.catalogue import STYLES, Emoji
+from v2flow_engine.training.emoji.catalogue import STYLES, Emoji, select
 from v2flow_engine.training.emoji.compose import COUNTS, PALETTE
 from v2flow_engine.training.emoji.splits import split_of
 
@@ -34,8 +34,10 @@ class Depiction:
         return canonical_caption(self.label, self.style, self.background, self.count)
 
 
-def choose_depictions(artwork: Artwork, split: str, number: int, seed: int) -> list[Depiction]:
-    """`number` different depictions of a split, drawn by `seed`.
+def choose_depictions(
+    artwork: Artwork, split: str, number: int, seed: int, labels: Sequence[str] | None = None
+) -> list[Depiction]:
+    """`number` different depictions of a split, drawn by `seed`, of the emoji with these labels (None: of all).
 
     Every twelve that follow one another have all pairs of style and count and all backgrounds, as far as the
     split has them. Raises `DataError` if the split has fewer.
@@ -43,7 +45,8 @@ def choose_depictions(artwork: Artwork, split: str, number: int, seed: int) -> l
     if number < 0:
         raise DataError(f"cannot choose {number} pictures; expected 0 or more")
     rng = random.Random(f"{seed}|{split}")
-    drawn = {style: [e for e in artwork.emoji if (e.hexcode, style) in artwork.sprites] for style in STYLES}
+    emoji = artwork.emoji if labels is None else select(artwork.emoji, labels)
+    drawn = {style: [e for e in emoji if (e.hexcode, style) in artwork.sprites] for style in STYLES}
     left: dict[tuple[str, str, int], list[Depiction]] = {}
     chosen: list[Depiction] = []
     exhausted: set[tuple[str, str, int]] = set()

@@ -36,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompts", type=int, default=500, metavar="N", help="half of them held out (%(default)s)"
     )
+    parser.add_argument(
+        "--emoji",
+        default="common",
+        metavar="all|common|FILE",
+        help="which to ask for: what the model was trained to draw; judged against all (%(default)s)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of choice and pictures (%(default)s)")
     parser.add_argument("--guidance", dest="guidance_scale", type=float, metavar="G", help="of the LLM")
     parser.add_argument("--temperature", type=float, metavar="T", help="of the LLM; 0 is greedy")
@@ -56,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from v2flow_engine.evaluation.depictions import choose_depictions
     from v2flow_engine.evaluation.judge import Judge
     from v2flow_engine.generation.parameters import GenerationParameters
+    from v2flow_engine.training.emoji.catalogue import read_labels
 
     if args.prompts < 2:
         raise RequestError(f"--prompts must be at least 2, got {args.prompts}")
@@ -65,8 +72,9 @@ def run(args: argparse.Namespace) -> int:
         make_folder(args.out)
     artwork = load_artwork(args.packages)
     held_out = args.prompts // 2
-    asked = choose_depictions(artwork, "train", args.prompts - held_out, args.seed)
-    asked += choose_depictions(artwork, "heldout_combination", held_out, args.seed)
+    labels = read_labels(args.emoji)
+    asked = choose_depictions(artwork, "train", args.prompts - held_out, args.seed, labels)
+    asked += choose_depictions(artwork, "heldout_combination", held_out, args.seed, labels)
     pictures, timing = generate(args.model, [each.prompt for each in asked], args.seed, overrides)
     _say("judging")
     judge = Judge(artwork)
@@ -75,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None:
         paths = write_sheets(args.out, judge, asked, pictures, verdicts)
         print(*(f"wrote {path}" for path in paths), sep="\n")
-    report(verdicts, calibration, {**timing, "seed": args.seed, "prompts": args.prompts})
+    report(verdicts, calibration, {**timing, "seed": args.seed, "prompts": args.prompts, "emoji": args.emoji})
     return 0
 
 

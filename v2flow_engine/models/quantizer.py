@@ -59,9 +59,8 @@ class CodebookTrainer(nn.Module):
 
     def __init__(self, quantizer: CosineQuantizer, decay: float = 0.99, dead_share: float = 0.05) -> None:
         super().__init__()
-        codebook_size, code_dim = quantizer.codebook.shape
         self.decay, self.dead_share = decay, dead_share
-        self.register_buffer("count", torch.ones(codebook_size))
+        self.register_buffer("count", torch.ones(len(quantizer.codebook)))
         self.register_buffer("total", quantizer.codebook.clone())
 
     @torch.no_grad()

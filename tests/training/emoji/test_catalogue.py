@@ -6,7 +6,13 @@ import pytest
 
 from v2flow_engine.errors import DataError
 from v2flow_engine.training.emoji import sources
-from v2flow_engine.training.emoji.catalogue import load_catalogue, normalise_hexcode, read_svgs
+from v2flow_engine.training.emoji.catalogue import (
+    load_catalogue,
+    normalise_hexcode,
+    read_labels,
+    read_svgs,
+    select,
+)
 
 
 @pytest.mark.parametrize(
@@ -49,3 +55,19 @@ def test_a_missing_package_is_named(tiny_packages: Path) -> None:
     (tiny_packages / noto.filename).unlink()
     with pytest.raises(DataError, match="iconify-json-noto"):
         load_catalogue(tiny_packages)
+
+
+def test_common_emoji_are_chosen_by_label(tiny_packages: Path, tmp_path: Path) -> None:
+    catalogue = load_catalogue(tiny_packages)
+    two = [emoji.label for emoji in catalogue][:2]
+    listing = tmp_path / "some.txt"
+    listing.write_text(f"# a comment\n{two[1]}\n\n{two[0]}\n")
+    labels = read_labels(str(listing))
+    assert [emoji.label for emoji in select(catalogue, labels)] == two
+    assert read_labels("all") is None
+    common = read_labels("common")
+    assert len(common) == len(set(common)) > 100 and "pizza" in common
+    with pytest.raises(DataError, match="'no such thing'"):
+        select(catalogue, ["no such thing"])
+    with pytest.raises(DataError, match="nowhere"):
+        read_labels("nowhere.txt")

@@ -6,7 +6,7 @@ flags in the style "3d", whose artwork is of another, unstated origin. Does not 
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from v2flow_engine.errors import DataError
 from v2flow_engine.training.emoji.sources import find_package, read_member, read_members
 
 STYLES: tuple[str, ...] = ("flat", "3d", "cartoon")
+COMMON = Path(__file__).parent / "common.txt"
 SVG_STYLES: tuple[str, ...] = ("flat", "cartoon")
 
 _FLAGS_GROUP = 9
@@ -52,6 +53,29 @@ def load_catalogue(packages_dir: Path) -> list[Emoji]:
         if styles:
             emoji.append(Emoji(hexcode, entry["label"], tuple(entry.get("tags", ())), styles))
     return sorted(emoji, key=lambda each: each.hexcode)
+
+
+def read_labels(choice: str) -> tuple[str, ...] | None:
+    """ "all" -> None; "common" -> the labels of common.txt; else the labels in that file, one a line, # comments."""
+    if choice == "all":
+        return None
+    path = COMMON if choice == "common" else Path(choice)
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise DataError(
+            f"--emoji {choice}: expected all, common or a readable file ({error.strerror})"
+        ) from error
+    return tuple(line for line in lines if line and not line.startswith("#"))
+
+
+def select(catalogue: list[Emoji], labels: Iterable[str]) -> list[Emoji]:
+    """The emoji with these labels, in the catalogue's order; raises `DataError` for labels that it lacks."""
+    wanted = set(labels)
+    missing = sorted(wanted - {emoji.label for emoji in catalogue})
+    if missing or not wanted:
+        raise DataError(f"no emoji is labelled {', '.join(map(repr, missing)) or '(an empty list)'}")
+    return [emoji for emoji in catalogue if emoji.label in wanted]
 
 
 def read_svgs(packages_dir: Path, style: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from v2flow_engine.errors import DataError, OutputError
+from v2flow_engine.training.emoji.catalogue import read_labels
 from v2flow_engine.training.emoji.compose import SIZES
 from v2flow_engine.training.emoji.dataset import (
     DatasetSettings,
@@ -48,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="pictures per shard (%(default)s)",
     )
+    parser.add_argument(
+        "--emoji",
+        default="all",
+        metavar="all|common|FILE",
+        help="all, a list of common ones, or a file of labels, one a line (%(default)s)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the dataset that is there")
 
 
@@ -61,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
         background=args.background,
         seed=args.seed,
         shard_size=args.shard_size,
+        emoji=read_labels(args.emoji),
     )
     if not args.overwrite and _is_finished(args.out, settings):
         print(f"{args.out} holds this dataset already; nothing to do")

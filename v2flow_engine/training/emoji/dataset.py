@@ -18,7 +18,7 @@ from pathlib import Path
 
 from v2flow_engine.errors import DataError, OutputError
 from v2flow_engine.training.emoji import sources
-from v2flow_engine.training.emoji.catalogue import load_catalogue
+from v2flow_engine.training.emoji.catalogue import load_catalogue, select
 from v2flow_engine.training.emoji.compose import PALETTE, sprite_size
 from v2flow_engine.training.emoji.plan import Plan, plan_all, plan_random, shuffle_plan
 from v2flow_engine.training.emoji.shards import Shard, cut_into_shards, write_shard
@@ -34,13 +34,17 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class DatasetSettings:
-    """Everything that the content depends on. `images` None means every combination once."""
+    """Everything that the content depends on.
+
+    images: None means every combination once. emoji: labels to take, in any order; None takes all.
+    """
 
     images: int | None = 60_000
     size: int = 128
     background: str = "palette"
     seed: int = 0
     shard_size: int = 2_000
+    emoji: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.images is not None and self.images < 1:
@@ -99,6 +103,8 @@ def build_dataset(
 def make_plan(settings: DatasetSettings, packages_dir: Path) -> Plan:
     """The pictures that these settings ask for, by split and in order."""
     catalogue = load_catalogue(packages_dir)
+    if settings.emoji is not None:
+        catalogue = select(catalogue, settings.emoji)
     if settings.images is not None:
         return plan_random(catalogue, settings.images, settings.background, settings.seed)
     plan = plan_all(catalogue)
@@ -118,7 +124,7 @@ def shard_paths(out: Path) -> list[Path]:
 def _identity(settings: DatasetSettings) -> dict:
     return {
         "format_version": FORMAT_VERSION,
-        "settings": asdict(settings),
+        "settings": json.loads(json.dumps(asdict(settings))),
         "packages": [
             {key: getattr(each, key) for key in ("name", "version", "licence", "author", "role", "sha256")}
             for each in sources.PACKAGES
