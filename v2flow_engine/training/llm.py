@@ -31,6 +31,8 @@ class LlmTraining:
     """model: LlamaConfig's keyword arguments, without the vocabulary.
 
     caption_variants: wordings drawn per picture. drop_prompt: share of prompts that become null ids.
+    drop_visual: up to this share of an image's visual input ids become null ids (the share is drawn per image), so
+        that the model must look at the prompt where it would else go on from the tokens before.
     """
 
     model: dict[str, Any]
@@ -39,6 +41,7 @@ class LlmTraining:
     caption_variants: int = 8
     max_position_embeddings: int = 160
     drop_prompt: float = 0.1
+    drop_visual: float = 0.0
     guidance_scale: float = 3.0
 
 
@@ -131,7 +134,12 @@ class LlmStage(Stage):
             train.prompt_ids.shape[1], (len(rows),), generator=generator, device=self.device
         )
         dropped = torch.rand(len(rows), 1, generator=generator, device=self.device) < self.config.drop_prompt
-        loss = self._loss_of(self.net, train, rows, variants, dropped)
+        shape = (len(rows), train.codes.shape[1])
+        hidden = None
+        if self.config.drop_visual:
+            share = self.config.drop_visual * torch.rand(shape[0], 1, generator=generator, device=self.device)
+            hidden = torch.rand(shape, generator=generator, device=self.device) < share
+        loss = self._loss_of(self.net, train, rows, variants, dropped, hidden)
         return {"loss": loss}
 
     def _loss_of(
@@ -141,6 +149,7 @@ class LlmStage(Stage):
         rows: torch.Tensor,
         variants: torch.Tensor,
         dropped: torch.Tensor,
+        hidden_codes: torch.Tensor | None = None,
     ) -> torch.Tensor:
         vocabulary = self.vocabulary
         prompts, lengths = data.prompt_ids[rows, variants].long(), data.lengths[rows, variants].long()
@@ -154,7 +163,8 @@ class LlmStage(Stage):
         sequence = torch.full((batch, longest + image.shape[1]), vocabulary.null_id, device=self.device)
         sequence[:, :longest] = prompts
         places = lengths[:, None] + torch.arange(image.shape[1], device=self.device)
-        sequence.scatter_(1, places, image)
+        shown = codes if hidden_codes is None else torch.where(hidden_codes, vocabulary.null_id, codes)
+        sequence.scatter_(1, places, torch.cat([shown, end], dim=1))
         # Padding stands behind the image, where causal attention does not look.
         hidden = net.model(input_ids=sequence[:, :-1], use_cache=False).last_hidden_state
         hidden = hidden.gather(1, (places - 1)[..., None].expand(-1, -1, hidden.shape[-1]))
