@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from v2flow_engine.errors import ModelFolderError, RequestError
 
 FORMAT_VERSION = 1
+MAX_SEED = 2**63 - 1  # what a torch generator and vLLM both take
 Config = TypeVar("Config")
 
 

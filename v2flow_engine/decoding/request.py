@@ -6,10 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from v2flow_engine.config import VisualTokenizerConfig
+from v2flow_engine.config import MAX_SEED, VisualTokenizerConfig
 from v2flow_engine.errors import RequestError
-
-MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)

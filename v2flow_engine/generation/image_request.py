@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from v2flow_engine.config import MAX_SEED
 from v2flow_engine.errors import RequestError
 from v2flow_engine.generation.parameters import GenerationParameters, check_whole
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from v2flow_engine.decoding.request import DecodeRequest
     from v2flow_engine.generation.request import TokenRequest
 
-MAX_SEED = 2**63 - 1
 MAX_IMAGES_PER_PROMPT = 1_000_000
 
 

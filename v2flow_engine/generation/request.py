@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from v2flow_engine.config import MAX_SEED
 from v2flow_engine.errors import RequestError
 
 MAX_GUIDANCE_SCALE = 100.0
 MAX_TEMPERATURE = 2.0  # vLLM's own limit
-MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)

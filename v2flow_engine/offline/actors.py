@@ -25,9 +25,8 @@ DEAD_ENGINE_STATUS = 70
 class ActorConfig:
     """What an actor needs to start.
 
-    model_dir: absolute path, the same on every node. device: of the decoder. threads: torch's on a CPU; 0
-    leaves them alone. guided: whether any row asks for guidance in the LLM. kv_cache_gib: None leaves it to
-    the engine.
+    model_dir: absolute path, the same on every node. device: of the decoder. guided: whether any row asks for
+    guidance in the LLM. kv_cache_gib: None leaves it to the engine.
     """
 
     model_dir: str

@@ -18,7 +18,7 @@ from torch import nn
 from v2flow_engine.checkpoint import ModelFolder, load_state
 from v2flow_engine.models.vae import Autoencoder
 from v2flow_engine.training.loop import LoopConfig, Stage, epoch_indices
-from v2flow_engine.training.pictures import Pictures
+from v2flow_engine.training.pictures import Pictures, psnr
 from v2flow_engine.training.sheets import save_sheet
 
 
@@ -79,8 +79,7 @@ class AutoencoderStage(Stage):
         for start in range(0, min(512, len(self.heldout)), 64):
             indices = torch.arange(start, min(start + 64, len(self.heldout)))
             pixels = self.heldout.batch(indices, self.device)
-            error = (ema.decode(ema.encode(pixels)).clamp(-1, 1) - pixels).square().mean((1, 2, 3))
-            values.append(10 * torch.log10(4.0 / error))
+            values.append(psnr(ema.decode(ema.encode(pixels)), pixels))
         return {"heldout_psnr": float(torch.cat(values).mean())}
 
     @torch.inference_mode()

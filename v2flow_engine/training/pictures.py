@@ -40,6 +40,11 @@ class Pictures:
         return chosen.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+def psnr(pictures: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """PSNR in dB of each of two batches of pixels (B, 3, H, W) in [-1, 1], the first one clamped: (B,)."""
+    return 10 * torch.log10(4.0 / (pictures.float().clamp(-1, 1) - truth).square().mean((1, 2, 3)))
+
+
 def load_pictures(folder: Path, splits: Sequence[str], workers: int, limit: int | None = None) -> Pictures:
     """Read all shards of the given splits into memory, `limit` pictures at most.
 

@@ -28,7 +28,7 @@ from v2flow_engine.models.vae import Autoencoder
 from v2flow_engine.models.visual_tokenizer import VisualTokenizer
 from v2flow_engine.training.latents import Latents
 from v2flow_engine.training.loop import LoopConfig, Stage, epoch_indices
-from v2flow_engine.training.pictures import Pictures
+from v2flow_engine.training.pictures import Pictures, psnr
 from v2flow_engine.training.sheets import save_sheet
 
 
@@ -222,8 +222,8 @@ class VisualTokenizerStage(Stage):
         counts = codes.flatten().bincount(minlength=self.config.model.codebook_size).float()
         share = counts / counts.sum()
         return {
-            "heldout_psnr": _psnr(rebuilt, pixels),
-            "autoencoder_psnr": _psnr(direct, pixels),
+            "heldout_psnr": float(psnr(rebuilt, pixels).mean()),
+            "autoencoder_psnr": float(psnr(direct, pixels).mean()),
             "codebook_usage": float((counts > 0).float().mean()),
             "codebook_perplexity": float((-(share * share.clamp_min(1e-12).log()).sum()).exp()),
         }
@@ -272,8 +272,3 @@ def _masked_count(num_positions: int, ratio_min: float, generator: torch.Generat
         ratio = 1.0 - 0.35 * abs(float(torch.randn((), generator=cpu)))
         if ratio >= ratio_min:
             return min(num_positions, int(np.ceil(num_positions * ratio)))
-
-
-def _psnr(pictures: torch.Tensor, truth: torch.Tensor) -> float:
-    error = (pictures.float().clamp(-1, 1) - truth).square().mean((1, 2, 3))
-    return float((10 * torch.log10(4.0 / error)).mean())
