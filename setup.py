@@ -37,6 +37,7 @@ setup(
         "safetensors>=0.6.2",
         "tokenizers>=0.23,<0.24",
         "torch>=2.11",
+        "torchdiffeq>=0.2.5,<0.3",
         "tqdm>=4.66",
         "transformers>=5.16.1,<6",
     ],

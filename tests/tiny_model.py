@@ -40,11 +40,11 @@ def tiny_tokenizer_config(
     )
 
 
-def tiny_autoencoder() -> AutoencoderDC:
-    """8 pixels per latent, 4 channels."""
+def tiny_autoencoder(latent_channels: int = 4) -> AutoencoderDC:
+    """8 pixels per latent."""
     stages = (8, 16, 16, 16)
     return AutoencoderDC(
-        latent_channels=4,
+        latent_channels=latent_channels,
         attention_head_dim=8,
         encoder_block_out_channels=stages,
         decoder_block_out_channels=stages,

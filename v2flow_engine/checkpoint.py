@@ -7,6 +7,7 @@ Knows nothing of vLLM: the token generator loads llm/ itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +19,10 @@ from safetensors.torch import load_file
 
 from v2flow_engine.config import (
     GenerationDefaults,
+    Grid,
     ModelConfig,
     VisualTokenizerConfig,
+    find_grid,
     from_dict,
     load_json,
     parse_size,
@@ -48,6 +51,16 @@ def open_model(name_or_dir: str | Path) -> ModelFolder:
 
     Raises `ModelFolderError` saying what is unknown, missing or contradictory.
     """
+    return ModelFolder.open(_find(name_or_dir))
+
+
+def open_tokenizer(name_or_dir: str | Path) -> TokenizerFolder:
+    """As `open_model`, but the LLM may be missing: what encoding and reconstructing pictures needs."""
+    path = _find(name_or_dir)
+    return (ModelFolder if (path / "llm").is_dir() else TokenizerFolder).open(path)
+
+
+def _find(name_or_dir: str | Path) -> Path:
     path = Path(name_or_dir)
     if not path.is_dir() and str(name_or_dir) in embedded_models():
         path = ASSETS / str(name_or_dir)
@@ -56,7 +69,7 @@ def open_model(name_or_dir: str | Path) -> ModelFolder:
         raise ModelFolderError(
             f"no model {str(name_or_dir)!r}: neither a folder nor an embedded model ({known})"
         )
-    return ModelFolder.open(path)
+    return path
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -87,34 +100,106 @@ def load_state(module: torch.nn.Module, weights: dict[str, torch.Tensor], source
     module.load_state_dict(weights)
 
 
+def read_visual_tokenizer(folder: Path) -> VisualTokenizer:
+    """A visual_tokenizer/ folder (config.json, model.safetensors) in float32 on the CPU, without text rows."""
+    from v2flow_engine.models.visual_tokenizer import VisualTokenizer
+
+    source = folder / "config.json"
+    tokenizer = VisualTokenizer(from_dict(VisualTokenizerConfig, load_json(source), str(source)))
+    load_state(tokenizer, load_weights(folder / "model.safetensors"), str(folder / "model.safetensors"))
+    return tokenizer
+
+
 @dataclass(frozen=True)
-class ModelFolder:
-    """A checked model folder. Opening reads the JSON files only; weights load when asked for."""
+class TokenizerFolder:
+    """A checked folder that encodes and reconstructs pictures: a model folder, or one without llm/.
+
+    Opening reads the JSON files only; weights load when asked for.
+    """
 
     path: Path
     config: ModelConfig
+    visual_tokenizer_config: VisualTokenizerConfig
+
+    @classmethod
+    def open(cls, path: Path) -> TokenizerFolder:
+        """Read and cross-check config.json, visual_tokenizer/ and vae/; raises `ModelFolderError`."""
+        config, tokenizer_config = _read_configs(path, PARTS[1:])
+        folder = cls(path, config, tokenizer_config)
+        folder._raise_if(folder._problems())
+        return folder
+
+    def _problems(self) -> list[str]:
+        """Where the parts disagree."""
+        vae_channels = load_json(self.path / "vae" / "config.json").get("latent_channels")
+        if vae_channels == self.visual_tokenizer_config.latent_channels:
+            return []
+        channels = self.visual_tokenizer_config.latent_channels
+        return [f"latent_channels {vae_channels} in vae, {channels} in visual_tokenizer"]
+
+    def _raise_if(self, problems: list[str]) -> None:
+        if problems:
+            raise ModelFolderError(f"{self.path}: the parts disagree: {'; '.join(problems)}")
+
+    @property
+    def defaults(self) -> GenerationDefaults:
+        """The model's own generation parameters."""
+        return self.config.defaults
+
+    @property
+    def grids(self) -> dict[str, Grid]:
+        """size "WxH" in pixels -> (rows, columns) of visual tokens, of all sizes that the model has."""
+        return {self.config.default_size: self.visual_tokenizer_config.token_grid}
+
+    def grid_of(self, size: str) -> Grid:
+        """(rows, columns) of visual tokens of pictures of `size`; raises `RequestError` for one the model has not."""
+        return find_grid(self.grids, size)
+
+    def load_visual_tokenizer(
+        self,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        with_vocabulary: bool = False,
+    ) -> VisualTokenizer:
+        """The visual tokenizer in eval mode. `with_vocabulary` adds the LLM's text rows, which encoding needs."""
+        tokenizer = read_visual_tokenizer(self.path / "visual_tokenizer")
+        if with_vocabulary and self.visual_tokenizer_config.text_vocab_size is not None:
+            tokenizer.set_vocabulary(self.load_text_embedding())
+        return tokenizer.to(device=device, dtype=dtype).eval()
+
+    def load_text_embedding(self) -> torch.Tensor:
+        """The LLM's own text rows, (V, D_llm) float32: where mixtures over its vocabulary live."""
+        return load_weights(self.path / "visual_tokenizer" / "vocabulary.safetensors")["embedding"].float()
+
+    def load_autoencoder(
+        self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    ) -> Autoencoder:
+        """The autoencoder in eval mode."""
+        from v2flow_engine.models.vae import Autoencoder
+
+        return Autoencoder.from_folder(self.path / "vae", device=device, dtype=dtype)
+
+
+@dataclass(frozen=True)
+class ModelFolder(TokenizerFolder):
+    """A checked model folder, with the LLM: prompts to pictures."""
+
     llm_config: dict[str, Any]
     vocabulary: VisualVocabulary
-    visual_tokenizer_config: VisualTokenizerConfig
 
     @classmethod
     def open(cls, path: Path) -> ModelFolder:
         """Read and cross-check the folder's configs; raises `ModelFolderError`."""
-        missing = [part for part in PARTS if not (path / part).is_dir()]
-        if missing:
-            raise ModelFolderError(f"{path}: not a model folder, {', '.join(missing)} missing")
-        config = from_dict(ModelConfig, load_json(path / "config.json"), str(path / "config.json"))
+        config, tokenizer_config = _read_configs(path, PARTS)
         llm_config = load_json(path / "llm" / "config.json")
         vocabulary = VisualVocabulary.from_llm_config(llm_config, str(path / "llm" / "config.json"))
-        source = path / "visual_tokenizer" / "config.json"
-        tokenizer_config = from_dict(VisualTokenizerConfig, load_json(source), str(source))
-        folder = cls(path, config, llm_config, vocabulary, tokenizer_config)
-        folder._cross_check()
+        folder = cls(path, config, tokenizer_config, llm_config, vocabulary)
+        folder._raise_if(folder._problems())
         return folder
 
-    def _cross_check(self) -> None:
+    def _problems(self) -> list[str]:
         vocabulary, tokenizer = self.vocabulary, self.visual_tokenizer_config
-        problems = []
+        problems = super()._problems()
         if vocabulary.codebook_size != tokenizer.codebook_size:
             problems.append(
                 f"codebook_size {vocabulary.codebook_size} in llm, {tokenizer.codebook_size} in visual_tokenizer"
@@ -136,18 +221,12 @@ class ModelFolder:
                 problems.append(
                     f"grid {rows}x{columns} of size {size} does not fit token grid {tokenizer.token_grid}"
                 )
-        vae_channels = load_json(self.path / "vae" / "config.json").get("latent_channels")
-        if vae_channels != tokenizer.latent_channels:
-            problems.append(
-                f"latent_channels {vae_channels} in vae, {tokenizer.latent_channels} in visual_tokenizer"
-            )
-        if problems:
-            raise ModelFolderError(f"{self.path}: the parts disagree: {'; '.join(problems)}")
+        return problems
 
     @property
-    def defaults(self) -> GenerationDefaults:
-        """The model's own generation parameters."""
-        return self.config.defaults
+    def grids(self) -> dict[str, Grid]:
+        """Those that the LLM has size tokens for."""
+        return {size: (rows, columns) for size, (rows, columns) in self.vocabulary.grids.items()}
 
     @property
     def llm_dir(self) -> Path:
@@ -159,27 +238,10 @@ class ModelFolder:
         """prompt -> prompt_token_ids, its tokenizer read once."""
         return PromptEncoder(self.llm_dir, self.vocabulary, int(self.llm_config["max_position_embeddings"]))
 
-    def load_visual_tokenizer(
-        self,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-        with_vocabulary: bool = False,
-    ) -> VisualTokenizer:
-        """The visual tokenizer in eval mode. `with_vocabulary` adds the LLM's text rows, which encoding needs."""
-        from v2flow_engine.models.visual_tokenizer import VisualTokenizer
-
-        source = self.path / "visual_tokenizer" / "model.safetensors"
-        tokenizer = VisualTokenizer(self.visual_tokenizer_config)
-        load_state(tokenizer, load_weights(source), str(source))
-        if with_vocabulary and self.visual_tokenizer_config.text_vocab_size is not None:
-            tokenizer.set_vocabulary(self.load_text_embedding())
-        return tokenizer.to(device=device, dtype=dtype).eval()
-
     def load_text_embedding(self) -> torch.Tensor:
         """The LLM's own text rows, (V, D_llm) float32: where mixtures over its vocabulary live."""
-        separate = self.path / "visual_tokenizer" / "vocabulary.safetensors"
-        if separate.is_file():
-            return load_weights(separate)["embedding"].float()
+        if (self.path / "visual_tokenizer" / "vocabulary.safetensors").is_file():
+            return super().load_text_embedding()
         rows = self.visual_tokenizer_config.text_vocab_size
         for path in sorted(self.llm_dir.glob("*.safetensors")):
             with safe_open(str(path), framework="pt") as weights:
@@ -187,10 +249,14 @@ class ModelFolder:
                     return weights.get_slice("model.embed_tokens.weight")[:rows].float()
         raise ModelFolderError(f"{self.llm_dir}: no safetensors file holds model.embed_tokens.weight")
 
-    def load_autoencoder(
-        self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
-    ) -> Autoencoder:
-        """The autoencoder in eval mode."""
-        from v2flow_engine.models.vae import Autoencoder
 
-        return Autoencoder.from_folder(self.path / "vae", device=device, dtype=dtype)
+def _read_configs(path: Path, parts: Sequence[str]) -> tuple[ModelConfig, VisualTokenizerConfig]:
+    """config.json and visual_tokenizer/config.json of a folder that must have these parts."""
+    missing = [part for part in parts if not (path / part).is_dir()]
+    if missing:
+        raise ModelFolderError(f"{path}: not a model folder, {', '.join(missing)} missing")
+    source = path / "visual_tokenizer" / "config.json"
+    return (
+        from_dict(ModelConfig, load_json(path / "config.json"), str(path / "config.json")),
+        from_dict(VisualTokenizerConfig, load_json(source), str(source)),
+    )

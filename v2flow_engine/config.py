@@ -17,7 +17,12 @@ from typing import Any, TypeVar
 from v2flow_engine.errors import ModelFolderError, RequestError
 
 FORMAT_VERSION = 1
+Grid = tuple[int, int]  # (rows, columns) of an image's visual tokens
+MAX_GUIDANCE = 100.0
+MAX_FLOW_STEPS = 1000
 MAX_SEED = 2**63 - 1  # what a torch generator and vLLM both take
+# The names in `flow.solvers`, which is not imported here because of torch.
+SOLVERS = ("euler", "heun", "dpm_solver_pp_2m", "dopri5")
 Config = TypeVar("Config")
 
 
@@ -73,6 +78,8 @@ def load_json(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelFolderError(f"{path}: no such file") from error
+    except OSError as error:
+        raise ModelFolderError(f"{path}: not readable ({error.strerror})") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ModelFolderError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(values, dict):
@@ -94,6 +101,13 @@ def parse_size(size: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def find_grid(grids: dict[str, Any], size: str) -> Any:
+    """The grid [rows, columns] of a size "WxH" among a model's; raises `RequestError` for one the model has not."""
+    if size not in grids:
+        raise RequestError(f"size {size!r} is not one of this model's: {', '.join(sorted(grids))}")
+    return grids[size]
+
+
 @dataclass(frozen=True)
 class FlowConfig:
     """How the velocity net was trained and is sampled by default.
@@ -103,11 +117,16 @@ class FlowConfig:
     unconditional: where the unconditional input of the velocity net comes from: "transformer" (its output for the
         null conditions) or "null_condition" (the raw null vector, as the reference's linear_flow does).
     shift: time shift of the DPM-Solver++ grid, as in SD3; 1 is uniform.
+    solver: one of `flow.solvers`; dopri5 chooses its own number of steps.
+    guidance_schedule: how the decoder's guidance goes over the rounds: "constant", or "linear", which grows with the
+        share of positions that are known, as the reference's CondOT does.
     """
 
     method: str = "linear_flow"
     unconditional: str = "transformer"
     shift: float = 3.0
+    solver: str = "dpm_solver_pp_2m"
+    guidance_schedule: str = "constant"
 
     def __post_init__(self) -> None:
         if self.method not in ("linear_flow", "CondOT"):
@@ -116,15 +135,22 @@ class FlowConfig:
             raise ModelFolderError(
                 f"unconditional must be transformer or null_condition, got {self.unconditional!r}"
             )
+        if self.solver not in SOLVERS:
+            raise ModelFolderError(f"solver must be one of {', '.join(SOLVERS)}, got {self.solver!r}")
+        if self.guidance_schedule not in ("constant", "linear"):
+            raise ModelFolderError(
+                f"guidance_schedule must be constant or linear, got {self.guidance_schedule!r}"
+            )
 
 
 @dataclass(frozen=True)
 class VisualTokenizerConfig:
     """Shape of a visual tokenizer: resampler, quantizer, masked transformer and velocity net.
 
-    latent_grid is the (h, w) of the autoencoder's latents; every `patch_size`^2 of them form one latent position,
-    every `downsample`^2 one visual token. `text_vocab_size` None means no LLM vocabulary: the resampler then writes
-    features of `code_dim` directly.
+    latent_grid is the (h, w) of the largest image's latents; smaller images take its upper left part. Every
+    `patch_size`^2 latents form one latent position, every `downsample`^2 one visual token. `text_vocab_size` None means
+    no LLM vocabulary: the resampler then writes features of `code_dim` directly. `readout_norm` and `resampler_local`:
+    see `models.resampler.Resampler`; the reference has neither.
     """
 
     latent_grid: tuple[int, int]
@@ -145,6 +171,7 @@ class VisualTokenizerConfig:
     patch_size: int = 1
     downsample: int = 1
     readout_norm: bool = False
+    resampler_local: bool = False
     flow: FlowConfig = field(default_factory=FlowConfig)
 
     @property
@@ -159,13 +186,31 @@ class VisualTokenizerConfig:
 
     @property
     def num_positions(self) -> int:
-        """N, latent positions of an image."""
+        """N, latent positions of an image of the full grid."""
         return self.position_grid[0] * self.position_grid[1]
 
     @property
     def num_visual_tokens(self) -> int:
-        """S, visual tokens of an image."""
+        """S, visual tokens of an image of the full grid."""
         return self.token_grid[0] * self.token_grid[1]
+
+    def positions_of(self, grid: Grid) -> Grid:
+        """(rows, columns) of latent positions of an image with this grid of visual tokens.
+
+        Raises `RequestError` for a grid that is larger than the full one, or that cuts latent positions.
+        """
+        rows, columns = grid
+        fits = 1 <= rows <= self.token_grid[0] and 1 <= columns <= self.token_grid[1]
+        if (
+            not fits
+            or rows * self.downsample % self.patch_size
+            or columns * self.downsample % self.patch_size
+        ):
+            raise RequestError(
+                f"a grid of {rows} x {columns} visual tokens does not fit the model's of "
+                f"{self.token_grid[0]} x {self.token_grid[1]}"
+            )
+        return rows * self.downsample // self.patch_size, columns * self.downsample // self.patch_size
 
     @property
     def token_channels(self) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from v2flow_engine.config import from_dict
+from v2flow_engine.config import find_grid, from_dict
 from v2flow_engine.errors import ModelFolderError, RequestError
 
 
@@ -64,15 +64,9 @@ class VisualVocabulary:
                 f"control ids {control} must be distinct and lie in [{self.text_vocab_size}, {self.visual_offset})"
             )
 
-    def check_size(self, size: str) -> None:
-        """Raise `RequestError` unless the model has this size."""
-        if size not in self.grids:
-            raise RequestError(f"size {size!r} is not one of this model's: {', '.join(sorted(self.grids))}")
-
     def num_visual_tokens(self, size: str) -> int:
         """S, the number of visual tokens of an image of this size."""
-        self.check_size(size)
-        rows, columns = self.grids[size]
+        rows, columns = find_grid(self.grids, size)
         return rows * columns
 
     def codes(self, visual_token_ids: Sequence[int], size: str) -> torch.Tensor:

@@ -13,6 +13,7 @@ from v2flow_engine.decoding.request import DecodeRequest, image_noise
 from v2flow_engine.decoding.sampler import sample_latents
 from v2flow_engine.decoding.schedule import mask_lengths, round_positions
 from v2flow_engine.errors import RequestError
+from v2flow_engine.models.masked_transformer import upper_left
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,54 @@ def test_latents_do_not_depend_on_the_batch(decoder: Decoder) -> None:
         torch.testing.assert_close(alone[0], together[i], rtol=1e-5, atol=1e-5)
 
 
+def small(number: int, size: str, tokens: int, **changes) -> DecodeRequest:
+    codes = torch.randint(64, (tokens,), generator=torch.Generator().manual_seed(number))
+    return request(number, codes=codes, size=size, **changes)
+
+
+def test_sizes_mix_in_a_batch_and_do_not_touch_each_other(decoder: Decoder) -> None:
+    mixed = [
+        small(1, "32x32", 4),
+        request(2),
+        small(3, "64x32", 8),
+        small(4, "32x64", 8, guidance_scale=2.0),
+        small(5, "32x32", 4),
+        small(6, "16x64", 4),
+    ]
+    together = decoder.decode(mixed)
+    assert [p.shape[:2] for p in together] == [(32, 32), (64, 64), (32, 64), (64, 32), (32, 32), (64, 16)]
+    for one, picture in zip(mixed, together, strict=True):
+        assert np.abs(decoder.decode([one])[0].astype(int) - picture).max() <= 1
+
+
+@pytest.mark.parametrize("grid", [(2, 2), (2, 4), (4, 1)])
+def test_latents_of_a_small_grid_do_not_depend_on_the_batch(decoder: Decoder, grid: tuple[int, int]) -> None:
+    tokenizer, count = decoder.tokenizer, grid[0] * grid[1]
+    codes = torch.randint(64, (3, count), generator=torch.Generator().manual_seed(0))
+    own = [image_noise(tokenizer.config, seed, grid) for seed in range(3)]
+    orders, noise = torch.stack([n.order for n in own]), torch.stack([n.noise for n in own])
+    settings = {"grid": grid, "rounds": 2, "flow_steps": 4, "guidance_scale": 1.5}
+    together = sample_latents(tokenizer, codes, orders, noise, **settings)
+    assert together.shape == (3, 4, 2 * grid[0], 2 * grid[1])
+    for i in range(3):
+        alone = sample_latents(tokenizer, codes[i : i + 1], orders[i : i + 1], noise[i : i + 1], **settings)
+        torch.testing.assert_close(alone[0], together[i], rtol=1e-5, atol=1e-5)
+
+
+def test_positions_belong_to_rows_and_columns(decoder: Decoder) -> None:
+    """A small grid uses the embeddings of the full grid's upper left part, so a full table serves all grids."""
+    transformer = decoder.tokenizer.masked_transformer
+    tokens = torch.arange(16.0)[None, :, None].expand(1, 16, 32)
+    assert upper_left(tokens, (4, 4), (2, 3))[0, :, 0].tolist() == [0, 1, 2, 4, 5, 6]
+    known = torch.zeros(1, 0, dtype=torch.int64)
+    with torch.inference_mode():
+        full = transformer(torch.zeros(1, 16, 16), known, torch.zeros(1, 16, 32))
+        same = transformer(torch.zeros(1, 16, 16), known, torch.zeros(1, 16, 32), (4, 4))
+        part = transformer(torch.zeros(1, 6, 16), known, torch.zeros(1, 6, 32), (2, 3))
+    assert torch.equal(full, same)
+    assert part.shape == (1, 6, 32)
+
+
 def test_seed_codes_and_guidance_each_change_the_picture(decoder: Decoder) -> None:
     base = request(1)
     variants = [request(1, seed=9), request(1, codes=request(2).codes), request(1, guidance_scale=4.0)]
@@ -80,8 +129,10 @@ def test_seed_codes_and_guidance_each_change_the_picture(decoder: Decoder) -> No
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"size": "128x128"}, "64x64"),
-        ({"codes": torch.zeros(15, dtype=torch.int64)}, "16 codes"),
+        ({"size": "128x128"}, "up to 64x64 pixels in steps of 16, not 128x128"),
+        ({"size": "64x40"}, "steps of 16, not 64x40"),
+        ({"size": "64x32"}, r"64x32 has 8 codes, got shape \(16,\)"),
+        ({"codes": torch.zeros(15, dtype=torch.int64)}, "has 16 codes"),
         ({"codes": torch.full((16,), 64)}, r"\[0, 64\)"),
         ({"rounds": 17}, "between 1 and 16"),
         ({"rounds": 0}, "between 1 and 16"),

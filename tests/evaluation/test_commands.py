@@ -118,6 +118,7 @@ def test_reconstruction(
         (["generation", "--size", "70x70"], "size '70x70'"),
         (["reconstruction", "--rounds", "0"], "rounds must be a whole number from 1"),
         (["reconstruction", "--model", "nobody"], "no model 'nobody'"),
+        (["reconstruction", "--emoji", "nowhere.txt"], "expected all, common or a readable file"),
         (["reconstruction", "--images", "1"], "--images must be at least 2"),
         (["reconstruction", "--packages", "nowhere"], "nowhere does not exist"),
     ],

@@ -29,6 +29,19 @@ def test_pictures_stand_side_by_side_in_both_files(tmp_path: Path) -> None:
     assert tuple(pixels[first[0], first[1] + 18]) == (0, 0, 255)
 
 
+def test_wide_pictures_and_a_page_of_another_name(tmp_path: Path) -> None:
+    wide = np.full((16, 48, 3), (255, 0, 0), np.uint8)
+    drawn, written = write_sheet(
+        tmp_path, "sheet", "t", ["one", "two"], {"few": [Row([wide, BLUE], ["x"])]}, page="index.html"
+    )
+    assert written == tmp_path / "index.html"
+    pixels = np.asarray(Image.open(drawn).convert("RGB"))
+    assert pixels.shape[1] < 2 * (2 * 50 + 32)  # one row needs no room for five
+    top, left = np.argwhere((pixels == (255, 0, 0)).all(axis=-1)).min(axis=0)
+    assert tuple(pixels[top, left + 50]) == (0, 0, 255)
+    assert (pixels == (255, 0, 0)).all(axis=-1).sum() == 16 * 48
+
+
 def test_a_folder_that_is_gone_is_named(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="nowhere"):
         write_sheet(tmp_path / "nowhere", "sheet", "title", ["one"], {"some": [Row([RED], ["x"])]})

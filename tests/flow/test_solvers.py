@@ -5,7 +5,9 @@ from itertools import pairwise
 import pytest
 import torch
 
+from v2flow_engine import config
 from v2flow_engine.config import FlowConfig
+from v2flow_engine.flow.dopri5 import dopri5
 from v2flow_engine.flow.path import interpolate, net_time, sample_time, to_velocity
 from v2flow_engine.flow.solvers import SOLVERS, dpm_solver_pp_2m, euler, heun, shifted_noise_levels
 
@@ -35,6 +37,17 @@ def test_error_shrinks_with_the_order_of_the_solver(solver) -> None:
     errors = [float((solver(gaussian_field, noise, n) - 0.5 * noise).abs().max()) for n in (16, 32)]
     assert errors[1] < 0.05
     assert errors[1] < errors[0] / (1.5 if solver is not heun else 3)
+
+
+def test_dopri5_is_exact_to_its_tolerance_whatever_the_steps() -> None:
+    noise = torch.tensor([[2.0, -1.0]])
+    once, often = dopri5(gaussian_field, noise, 1), dopri5(gaussian_field, noise, 100)
+    assert torch.equal(once, often)
+    torch.testing.assert_close(once, 0.5 * noise, rtol=1e-4, atol=1e-4)
+
+
+def test_a_config_names_the_solvers_that_there_are() -> None:
+    assert set(config.SOLVERS) == set(SOLVERS)
 
 
 def test_noise_levels_fall_from_almost_one_to_zero() -> None:

@@ -1,97 +1,63 @@
 """Every stage of the visual tokenizer against what the reference implementation computed (tests/golden)."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from v2flow_engine.config import FlowConfig, VisualTokenizerConfig
-from v2flow_engine.decoding.sampler import sample_latents
-from v2flow_engine.decoding.schedule import round_positions
-from v2flow_engine.models.reference_keys import VOCABULARY, from_reference
-from v2flow_engine.models.visual_tokenizer import VisualTokenizer
+from v2flow_engine.errors import ModelFolderError
+from v2flow_engine.evaluation.parity import run_parity
+from v2flow_engine.evaluation.parity_fixture import Fixture, load_fixture
+from v2flow_engine.models.reference_keys import RENAMED, build_from_reference, our_key, reference_key
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+NAMES = ["linear_flow", "condot", "vocabulary"]
 
 
-def load(name: str) -> tuple[VisualTokenizer, dict, dict[str, torch.Tensor]]:
-    shape = json.loads((GOLDEN / f"{name}.json").read_text())
-    weights, _ = from_reference(
-        {
-            k: v
-            for part in GOLDEN.glob(f"{name}.weights-*.safetensors")
-            for k, v in load_file(str(part)).items()
-        }
-    )
-    vocabulary = weights.pop(VOCABULARY, None)
-    flow = FlowConfig(
-        method=shape["flow_method"],
-        unconditional="null_condition" if shape["flow_method"] == "linear_flow" else "transformer",
-    )
-    keys = [
-        "latent_channels",
-        "width",
-        "encoder_depth",
-        "decoder_depth",
-        "num_heads",
-        "velocity_depth",
-        "velocity_width",
-        "resampler_hidden",
-        "resampler_depth",
-        "resampler_mlp_depth",
-        "codebook_size",
-        "projector_depth",
-    ]
-    config = VisualTokenizerConfig(
-        latent_grid=(shape["grid"], shape["grid"]),
-        code_dim=weights["quantizer.codebook"].shape[1],
-        text_vocab_size=None if vocabulary is None else vocabulary.shape[0],
-        flow=flow,
-        **{k: shape[k] for k in keys},
-    )
-    tokenizer = VisualTokenizer(config).eval()
-    tokenizer.load_state_dict(weights)
-    if vocabulary is not None:
-        tokenizer.set_vocabulary(vocabulary)
-    return tokenizer, shape, load_file(str(GOLDEN / f"{name}.tensors.safetensors"))
+@pytest.fixture(scope="module", params=NAMES)
+def fixture(request: pytest.FixtureRequest) -> Fixture:
+    return load_fixture(GOLDEN / f"{request.param}.json")
 
 
-def relative_error(ours: torch.Tensor, reference: torch.Tensor) -> float:
-    return float((ours - reference).abs().max() / reference.abs().max())
+def test_every_stage_equals_the_reference(fixture: Fixture) -> None:
+    differences = run_parity(fixture, tolerance=1e-4, sampling_tolerance=1e-3)
+    assert [each for each in differences if not each.ok] == []
+    compared = {each.tensor for each in differences}
+    vocabulary = {"soft_tokens", "llm_space_tokens"} if fixture.name == "vocabulary" else set()
+    assert compared == vocabulary | {
+        "resampler_out",
+        "indices",
+        "vq_embeddings",
+        "condition_tokens",
+        "velocity_out",
+        "latents_out",
+    }
 
 
-@pytest.mark.parametrize("name", ["linear_flow", "condot", "vocabulary"])
 @torch.inference_mode()
-def test_stages_equal_the_reference(name: str) -> None:
-    tokenizer, _, golden = load(name)
-    assert relative_error(tokenizer.resampler(golden["latents_in"]), golden["resampler_out"]) < 1e-4
-    if "llm_space_tokens" in golden:
-        assert relative_error(tokenizer.llm_space(golden["latents_in"]), golden["llm_space_tokens"]) < 1e-4
-    codes = tokenizer.encode(golden["latents_in"])
-    assert torch.equal(codes, golden["indices"])
-    assert relative_error(tokenizer.quantizer.lookup(codes), golden["vq_embeddings"]) < 1e-4
-    assert relative_error(tokenizer.conditions(codes), golden["condition_tokens"]) < 1e-4
-    output = tokenizer.velocity(golden["velocity_x"], golden["velocity_t"], golden["velocity_c"])
-    assert relative_error(output, golden["velocity_out"]) < 1e-4
+def test_stages_in_one_go_give_the_codes_of_the_reference(fixture: Fixture) -> None:
+    assert torch.equal(fixture.tokenizer.encode(fixture.tensors["latents_in"]), fixture.tensors["indices"])
 
 
-@pytest.mark.parametrize("name", ["linear_flow", "vocabulary"])
-def test_sampling_equals_the_reference(name: str) -> None:
-    tokenizer, shape, golden = load(name)
-    noise = torch.zeros(shape["batch"], tokenizer.config.num_positions, tokenizer.config.token_channels)
-    for i in range(shape["num_iter"]):
-        rows = golden[f"noise_{i}"].chunk(shape["batch"])
-        for image in range(shape["batch"]):
-            noise[image, round_positions(golden["orders"][image], shape["num_iter"])[i]] = rows[image]
-    latents = sample_latents(
-        tokenizer,
-        golden["indices"],
-        golden["orders"],
-        noise,
-        rounds=shape["num_iter"],
-        flow_steps=20,
-        guidance_scale=shape["inner_cfg_scale"],
-    )
-    assert relative_error(latents, golden["latents_out"]) < 1e-3
+def test_keys_are_renamed_there_and_back(fixture: Fixture) -> None:
+    keys = list(fixture.tokenizer.state_dict())
+    assert [our_key(reference_key(key)) for key in keys] == keys
+    assert all(any(key.startswith(p) for key in map(reference_key, keys)) for p in RENAMED)
+
+
+def test_what_does_not_fit_is_named_as_the_reference_names_it(fixture: Fixture) -> None:
+    weights = {
+        key: value
+        for part in GOLDEN.glob(f"{fixture.name}.weights-*.safetensors")
+        for key, value in load_file(str(part)).items()
+    }
+    del weights["flowloss.net.input_proj.bias"]
+    weights["flowloss.net.extra"] = torch.zeros(1)
+    weights["z_proj.bias"] = torch.zeros(3)
+    with pytest.raises(ModelFolderError) as raised:
+        build_from_reference(fixture.tokenizer.config, weights, "FILE")
+    assert "FILE" in str(raised.value)
+    assert "missing flowloss.net.input_proj.bias" in str(raised.value)
+    assert "unexpected flowloss.net.extra" in str(raised.value)
+    assert "z_proj.bias (3,) for (64,)" in str(raised.value)

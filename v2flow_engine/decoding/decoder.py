@@ -1,17 +1,20 @@
 """DecodeRequests -> pixels: groups of like requests through the plain sampler and the autoencoder.
 
-An image depends on its own codes and seed alone. Knows nothing of prompts, files or Ray.
+An image depends on its own request alone, except under dopri5 (see there). Knows nothing of prompts, files or
+Ray.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from v2flow_engine.checkpoint import ModelFolder
-from v2flow_engine.decoding.request import DecodeRequest, image_noise
+from v2flow_engine.checkpoint import TokenizerFolder
+from v2flow_engine.config import Grid, parse_size
+from v2flow_engine.decoding.request import DecodeRequest, images_noise
 from v2flow_engine.decoding.sampler import sample_latents
 from v2flow_engine.decoding.schedule import mask_lengths
 from v2flow_engine.errors import RequestError
@@ -25,51 +28,89 @@ class Decoder:
     Args:
         tokenizer: in eval mode, on `device`.
         autoencoder: likewise.
-        full_size: "WxH" of the pictures that the tokenizer's grid makes.
         max_batch: images decoded at once.
     """
 
-    def __init__(
-        self, tokenizer: VisualTokenizer, autoencoder: Autoencoder, full_size: str, max_batch: int = 32
-    ) -> None:
+    def __init__(self, tokenizer: VisualTokenizer, autoencoder: Autoencoder, max_batch: int = 32) -> None:
         self.tokenizer = tokenizer
         self.autoencoder = autoencoder
-        self.full_size = full_size
         self.max_batch = max_batch
         self.device = tokenizer.null_condition.device
 
     @classmethod
     def from_folder(
-        cls, folder: ModelFolder, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+        cls, folder: TokenizerFolder, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
     ) -> Decoder:
-        """Load both parts of a model folder; dtype None is float32."""
+        """Load both parts of a folder, which needs no LLM; dtype None is float32."""
         dtype = dtype or torch.float32
         tokenizer = folder.load_visual_tokenizer(device, dtype)
-        autoencoder = folder.load_autoencoder(device, dtype)
-        rows, columns = tokenizer.config.latent_grid
-        return cls(
-            tokenizer, autoencoder, f"{columns * autoencoder.downscale}x{rows * autoencoder.downscale}"
-        )
+        return cls(tokenizer, folder.load_autoencoder(device, dtype))
+
+    def grid_of(self, size: str) -> Grid:
+        """(rows, columns) of visual tokens of pictures of `size`, "WxH"; any that fits into the model's full grid.
+
+        Raises `RequestError` for other sizes.
+        """
+        config = self.tokenizer.config
+        side = config.downsample * self.autoencoder.downscale  # pixels of a visual token
+        width, height = parse_size(size)
+        rows, columns = config.token_grid
+        if width % side or height % side or width > columns * side or height > rows * side:
+            raise RequestError(
+                f"this decoder makes pictures of up to {columns * side}x{rows * side} pixels in steps of {side}, "
+                f"not {size}"
+            )
+        return height // side, width // side
 
     def check(self, request: DecodeRequest) -> None:
         """Raise `RequestError` if this decoder cannot serve the request."""
         config = self.tokenizer.config
-        if request.size != self.full_size:
-            raise RequestError(f"this decoder makes pictures of {self.full_size}, not {request.size}")
-        if tuple(request.codes.shape) != (config.num_visual_tokens,):
+        grid = self.grid_of(request.size)
+        if tuple(request.codes.shape) != (math.prod(grid),):
             raise RequestError(
-                f"expected {config.num_visual_tokens} codes, got shape {tuple(request.codes.shape)}"
+                f"a picture of {request.size} has {math.prod(grid)} codes, got shape {tuple(request.codes.shape)}"
             )
         if ((request.codes < 0) | (request.codes >= config.codebook_size)).any():
             raise RequestError(f"codes must lie in [0, {config.codebook_size})")
-        mask_lengths(config.num_positions, request.rounds)
+        num_positions = math.prod(config.positions_of(grid))
+        if request.redraw is not None:
+            self._check_known(request, grid, num_positions)
+        if num_masked := self._num_masked(request):  # with nothing to draw there are no rounds
+            mask_lengths(num_masked, request.rounds)
+
+    def _check_known(self, request: DecodeRequest, grid: Grid, num_positions: int) -> None:
+        config = self.tokenizer.config
+        latents = (config.latent_channels, grid[0] * config.downsample, grid[1] * config.downsample)
+        if tuple(request.known_latents.shape) != latents:
+            raise RequestError(
+                f"a picture of {request.size} has latents of shape {latents}, "
+                f"got {tuple(request.known_latents.shape)}"
+            )
+        if tuple(request.redraw.shape) != (num_positions,) or request.redraw.dtype != torch.bool:
+            raise RequestError(
+                f"redraw must be {num_positions} booleans for a picture of {request.size}, got "
+                f"{tuple(request.redraw.shape)} of {request.redraw.dtype}"
+            )
+
+    def _num_masked(self, request: DecodeRequest) -> int:
+        """The positions that are to be drawn."""
+        if request.redraw is not None:
+            return int(request.redraw.sum())
+        return math.prod(self.tokenizer.config.positions_of(self.grid_of(request.size)))
 
     def decode(self, requests: Sequence[DecodeRequest]) -> list[np.ndarray]:
         """Requests -> pictures in the same order, each (H, W, 3) uint8. Raises `RequestError` before any work."""
-        groups: dict[tuple[int, int, float], list[int]] = {}
+        groups: dict[tuple[str, int, int, float, int], list[int]] = {}
         for index, request in enumerate(requests):
             self.check(request)
-            groups.setdefault((request.rounds, request.flow_steps, request.guidance_scale), []).append(index)
+            like = (
+                request.size,
+                request.rounds,
+                request.flow_steps,
+                request.guidance_scale,
+                self._num_masked(request),
+            )
+            groups.setdefault(like, []).append(index)
         pictures: list[np.ndarray | None] = [None] * len(requests)
         for indices in groups.values():
             for start in range(0, len(indices), self.max_batch):
@@ -81,18 +122,30 @@ class Decoder:
     @torch.inference_mode()
     def _decode(self, requests: Sequence[DecodeRequest]) -> np.ndarray:
         first = requests[0]
-        own = [image_noise(self.tokenizer.config, r.seed) for r in requests]
+        grid = self.grid_of(first.size)
+        own = images_noise(self.tokenizer.config, (r.seed for r in requests), grid, self.device)
         latents = sample_latents(
             self.tokenizer,
             torch.stack([r.codes for r in requests]).to(self.device),
-            torch.stack([n.order for n in own]).to(self.device),
-            torch.stack([n.noise for n in own]).to(self.device),
+            own.order,
+            own.noise,
+            grid=grid,
             rounds=first.rounds,
             flow_steps=first.flow_steps,
             guidance_scale=first.guidance_scale,
+            **self._known(requests),
         )
         dtype = next(self.autoencoder.parameters()).dtype
         return to_uint8(self.autoencoder.decode(latents.to(dtype)))
+
+    def _known(self, requests: Sequence[DecodeRequest]) -> dict[str, torch.Tensor]:
+        """What the sampler is told of known latents; nothing where every position is drawn, masked or not."""
+        if all(request.redraw is None or bool(request.redraw.all()) for request in requests):
+            return {}
+        return {
+            "known_latents": torch.stack([r.known_latents for r in requests]).to(self.device),
+            "redraw": torch.stack([r.redraw for r in requests]).to(self.device),
+        }
 
 
 def to_uint8(pixels: torch.Tensor) -> np.ndarray:

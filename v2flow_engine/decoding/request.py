@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 
-from v2flow_engine.config import MAX_SEED, VisualTokenizerConfig
+from v2flow_engine.config import MAX_FLOW_STEPS, MAX_GUIDANCE, MAX_SEED, Grid, VisualTokenizerConfig
 from v2flow_engine.errors import RequestError
 
 
 @dataclass(frozen=True)
 class DecodeRequest:
-    """One image to decode.
+    """One image to decode, or to draw anew in part.
 
     codes: (S,) int64 in [0, K). size: "WxH" in pixels. rounds: masked autoregressive rounds, 1..N.
     flow_steps: solver evaluations per round. guidance_scale: the decoder's own (1: no second half).
+    known_latents: (C, h, w), scaled; kept exactly wherever `redraw` does not say otherwise.
+    redraw: (N,) bool, the latent positions to draw; with it, rounds are 1 to as many as these.
     """
 
     codes: torch.Tensor
@@ -24,14 +28,20 @@ class DecodeRequest:
     rounds: int = 4
     flow_steps: int = 10
     guidance_scale: float = 1.0
+    known_latents: torch.Tensor | None = None
+    redraw: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
+        if (self.known_latents is None) != (self.redraw is None):
+            raise RequestError("known_latents and redraw must be given together")
         if not 0 <= self.seed <= MAX_SEED:
             raise RequestError(f"seed must be between 0 and {MAX_SEED}, got {self.seed}")
-        if not 1 <= self.flow_steps <= 1000:
-            raise RequestError(f"flow_steps must be between 1 and 1000, got {self.flow_steps}")
-        if not 0.0 <= self.guidance_scale <= 100.0:
-            raise RequestError(f"the decoder's guidance must be between 0 and 100, got {self.guidance_scale}")
+        if not 1 <= self.flow_steps <= MAX_FLOW_STEPS:
+            raise RequestError(f"flow_steps must be between 1 and {MAX_FLOW_STEPS}, got {self.flow_steps}")
+        if not 0.0 <= self.guidance_scale <= MAX_GUIDANCE:
+            raise RequestError(
+                f"the decoder's guidance must be between 0 and {MAX_GUIDANCE:g}, got {self.guidance_scale}"
+            )
 
 
 @dataclass(frozen=True)
@@ -42,9 +52,23 @@ class ImageNoise:
     noise: torch.Tensor
 
 
-def image_noise(config: VisualTokenizerConfig, seed: int) -> ImageNoise:
-    """An image's order and noise from its seed alone, on the CPU, so that neither batch nor device change it."""
+def image_noise(config: VisualTokenizerConfig, seed: int, grid: Grid | None = None) -> ImageNoise:
+    """An image's order and noise from its seed and grid alone (None: the model's full grid).
+
+    Drawn on the CPU, so that neither batch nor device change it.
+    """
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(config.num_positions, generator=generator)
-    noise = torch.randn(config.num_positions, config.token_channels, generator=generator)
+    num_positions = math.prod(config.positions_of(grid or config.token_grid))
+    order = torch.randperm(num_positions, generator=generator)
+    noise = torch.randn(num_positions, config.token_channels, generator=generator)
     return ImageNoise(order, noise)
+
+
+def images_noise(
+    config: VisualTokenizerConfig, seeds: Iterable[int], grid: Grid, device: torch.device
+) -> ImageNoise:
+    """`image_noise` of several images of one grid, stacked on the device: order (B, N), noise (B, N, C p^2)."""
+    own = [image_noise(config, seed, grid) for seed in seeds]
+    return ImageNoise(
+        *(torch.stack(each).to(device) for each in zip(*((n.order, n.noise) for n in own), strict=True))
+    )

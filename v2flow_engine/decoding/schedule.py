@@ -37,12 +37,21 @@ def round_positions(order: torch.Tensor, rounds: int) -> list[torch.Tensor]:
     return [order[ends[i + 1] : ends[i]].sort().values for i in range(rounds)]
 
 
-def guidance_scales(num_positions: int, rounds: int, scale: float, schedule: str = "constant") -> list[float]:
-    """The guidance scale of each round: constant, or growing linearly with the share of positions unmasked."""
+def guidance_scales(
+    num_positions: int,
+    rounds: int,
+    scale: float,
+    schedule: str = "constant",
+    num_masked: int | None = None,
+) -> list[float]:
+    """The guidance scale of each round: constant, or growing linearly with the share of positions that are known.
+
+    num_masked: positions that are not known from the start; None is all of them.
+    """
     if schedule == "constant":
         return [scale] * rounds
     if schedule == "linear":
-        lengths = mask_lengths(num_positions, rounds)
+        lengths = mask_lengths(num_positions if num_masked is None else num_masked, rounds)
         # The reference keeps one position masked in its own arithmetic even after the last round.
         return [1.0 + (scale - 1.0) * (num_positions - max(1, length)) / num_positions for length in lengths]
     raise RequestError(f"guidance schedule must be constant or linear, got {schedule!r}")

@@ -9,11 +9,11 @@ import numpy as np
 
 from v2flow_engine.evaluation.cache import cache_folder
 from v2flow_engine.training.emoji.catalogue import Emoji, load_catalogue
-from v2flow_engine.training.emoji.compose import PALETTE, compose
+from v2flow_engine.training.emoji.compose import DEFAULT_SIZE, PALETTE, compose
 from v2flow_engine.training.emoji.sources import copy_packages, fetch_packages
 from v2flow_engine.training.emoji.sprites import load_sprites
 
-PICTURE_SIZE = 128
+PICTURE_SIZE = DEFAULT_SIZE
 
 
 @dataclass(frozen=True)

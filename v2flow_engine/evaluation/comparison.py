@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from v2flow_engine.evaluation.metrics import psnr, ssim
-from v2flow_engine.evaluation.reconstruction import Reconstructions
+from v2flow_engine.generation.image_tokenizer import Reconstruction
 
 METRICS = ("autoencoder_psnr", "autoencoder_ssim", "tokenizer_psnr", "tokenizer_ssim")
 
@@ -25,11 +25,11 @@ class Comparison:
     metrics: dict[str, float]
 
 
-def compare(
-    names: Sequence[str], kinds: Sequence[str], originals: Sequence[np.ndarray], made: Reconstructions
-) -> list[Comparison]:
+def compare(names: Sequence[str], kinds: Sequence[str], made: Sequence[Reconstruction]) -> list[Comparison]:
     """Measure every reconstruction against its original."""
-    first, second = made.by_autoencoder, made.by_tokenizer
+    originals = [np.asarray(each.original) for each in made]
+    first = [np.asarray(each.by_autoencoder) for each in made]
+    second = [np.asarray(each.by_tokenizer) for each in made]
     columns = [
         psnr(first, originals),
         ssim(first, originals),

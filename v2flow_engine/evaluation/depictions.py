@@ -35,7 +35,12 @@ class Depiction:
 
 
 def choose_depictions(
-    artwork: Artwork, split: str, number: int, seed: int, labels: Sequence[str] | None = None
+    artwork: Artwork,
+    split: str,
+    number: int,
+    seed: int,
+    labels: Sequence[str] | None = None,
+    counts: Sequence[int] = COUNTS,
 ) -> list[Depiction]:
     """`number` different depictions of a split, drawn by `seed`, of the emoji with these labels (None: of all).
 
@@ -50,7 +55,7 @@ def choose_depictions(
     left: dict[tuple[str, str, int], list[Depiction]] = {}
     chosen: list[Depiction] = []
     exhausted: set[tuple[str, str, int]] = set()
-    cells = list(_even_cells(rng))
+    cells = list(_even_cells(rng, counts))
     while len(chosen) < number and len(exhausted) < len(cells):
         for cell in cells:
             if cell not in left:
@@ -73,9 +78,9 @@ def _members(emoji: list[Emoji], split: str, style: str, background: str, count:
     ]
 
 
-def _even_cells(rng: random.Random) -> Iterator[tuple[str, str, int]]:
-    """All (style, background, count), ordered in blocks of twelve with every pair (style, count) once."""
-    pairs = [(style, count) for style in STYLES for count in COUNTS]
+def _even_cells(rng: random.Random, counts: Sequence[int]) -> Iterator[tuple[str, str, int]]:
+    """All (style, background, count), ordered in blocks with every pair (style, count) once."""
+    pairs = [(style, count) for style in STYLES for count in counts]
     backgrounds = list(PALETTE)
     rng.shuffle(pairs)
     rng.shuffle(backgrounds)

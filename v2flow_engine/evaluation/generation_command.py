@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from v2flow_engine.config import parse_size
 from v2flow_engine.errors import RequestError
 from v2flow_engine.evaluation.report import format_table, last_line, machine
 
@@ -67,14 +68,16 @@ def run(args: argparse.Namespace) -> int:
     if args.prompts < 2:
         raise RequestError(f"--prompts must be at least 2, got {args.prompts}")
     overrides = {name: getattr(args, name) for name in PARAMETERS}
-    GenerationParameters.resolve(open_model(args.model), **overrides)  # a mistake is told before any work
+    # A mistake is told before any work.
+    size = GenerationParameters.resolve(open_model(args.model), **overrides).size
+    counts = judged_counts(size)
+    labels = read_labels(args.emoji)
     if args.out is not None:
         make_folder(args.out)
     artwork = load_artwork(args.packages)
     held_out = args.prompts // 2
-    labels = read_labels(args.emoji)
-    asked = choose_depictions(artwork, "train", args.prompts - held_out, args.seed, labels)
-    asked += choose_depictions(artwork, "heldout_combination", held_out, args.seed, labels)
+    asked = choose_depictions(artwork, "train", args.prompts - held_out, args.seed, labels, counts)
+    asked += choose_depictions(artwork, "heldout_combination", held_out, args.seed, labels, counts)
     pictures, timing = generate(args.model, [each.prompt for each in asked], args.seed, overrides)
     _say("judging")
     judge = Judge(artwork)
@@ -85,6 +88,16 @@ def run(args: argparse.Namespace) -> int:
         print(*(f"wrote {path}" for path in paths), sep="\n")
     report(verdicts, calibration, {**timing, "seed": args.seed, "prompts": args.prompts, "emoji": args.emoji})
     return 0
+
+
+def judged_counts(size: str) -> Sequence[int]:
+    """How many copies to ask for in pictures of this size. Raises `RequestError` for one that is not square."""
+    from v2flow_engine.training.emoji.compose import ARRANGEMENTS, COUNTS
+
+    width, height = parse_size(size)
+    if width != height:
+        raise RequestError(f"only square pictures can be judged, not {size}")
+    return tuple(ARRANGEMENTS.get(size, COUNTS))
 
 
 def generate(

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from v2flow_engine.errors import DataError, OutputError
 from v2flow_engine.evaluation.cache import cache_folder
+from v2flow_engine.fitting import fit_picture
 from v2flow_engine.images import SUFFIXES
+from v2flow_engine.reading import read_picture
 
 WHEEL = "scikit-image==0.26.0"
 FETCH_TIMEOUT_SECONDS = 600
@@ -62,13 +63,8 @@ def load_photographs(size: int, folder: Path | None = None) -> list[Photograph]:
 
 
 def middle_square(path: Path, size: int) -> np.ndarray:
-    """An image file -> its largest middle square, resized to (size, size, 3) uint8."""
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"{path} is no picture that can be read: {error}") from error
-    return np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS))
+    """An image file -> its largest middle square, resized to (size, size, 3) uint8; raises `DataError`."""
+    return np.asarray(fit_picture(read_picture(path), f"{size}x{size}"))
 
 
 def fetch_photographs(folder: Path) -> list[Path]:

@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
+from v2flow_engine.config import parse_size
 from v2flow_engine.errors import RequestError
 from v2flow_engine.evaluation.report import format_table, last_line, machine
 
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from v2flow_engine.evaluation.comparison import Comparison
     from v2flow_engine.evaluation.depictions import Depiction
     from v2flow_engine.evaluation.photographs import Photograph
-    from v2flow_engine.evaluation.reconstruction import Reconstructor
+    from v2flow_engine.generation.image_tokenizer import ImageTokenizer
 
 HELP = "Measure what the autoencoder and the visual tokenizer lose, and how much of the codebook is used."
 SHEET_ROWS = 24
@@ -39,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--images", type=int, default=256, metavar="N", help="held-out pictures (%(default)s)"
+    )
+    parser.add_argument(
+        "--emoji",
+        default="all",
+        metavar="all|common|FILE",
+        help="which to choose from; reconstructions are judged against all (%(default)s)",
     )
     parser.add_argument(
         "--usage-images",
@@ -64,31 +73,38 @@ def run(args: argparse.Namespace) -> int:
     from v2flow_engine.evaluation.artwork import load_artwork
     from v2flow_engine.evaluation.cache import make_folder
     from v2flow_engine.evaluation.photographs import load_photographs
-    from v2flow_engine.evaluation.reconstruction import Reconstructor
+    from v2flow_engine.generation.image_tokenizer import ImageTokenizer
     from v2flow_engine.generation.parameters import GenerationParameters
     from v2flow_engine.generation.pipeline import default_device
+    from v2flow_engine.training.emoji.catalogue import read_labels
 
     if args.images < 2 or args.usage_images < 1:
         raise RequestError(
             f"--images must be at least 2 and --usage-images 1, got {args.images} and {args.usage_images}"
         )
     folder = open_model(args.model)
-    settings = GenerationParameters.resolve(folder, **{name: getattr(args, name) for name in SETTINGS})
+    asked_settings = {name: getattr(args, name) for name in SETTINGS}
+    settings = GenerationParameters.resolve(folder, **asked_settings)
+    width, height = parse_size(settings.size)
+    if width != height:
+        raise RequestError(f"only models of square pictures can be measured, this one's are {settings.size}")
     if args.out is not None:
         make_folder(args.out)
-    reconstructor = Reconstructor(folder, default_device(), settings)
+    labels = read_labels(args.emoji)
+    tokenizer = ImageTokenizer.from_folder(folder)
     artwork = load_artwork(args.packages)
-    photographs = load_photographs(reconstructor.side, args.photos)
-    asked = choose_held_out(artwork, args.images, args.seed)
+    photographs = load_photographs(width, args.photos)
+    asked = choose_held_out(artwork, args.images, args.seed, labels)
     start = time.perf_counter()
-    emoji = compare_emoji(reconstructor, artwork, asked, args.seed)
-    photos = compare_photographs(reconstructor, photographs, args.seed)
+    emoji = compare_emoji(tokenizer, artwork, asked, args.seed, asked_settings)
+    photos = compare_photographs(tokenizer, photographs, args.seed, asked_settings)
     _say(f"encoding {args.usage_images} pictures")
-    usage = codebook_usage(reconstructor, artwork, args.usage_images, args.seed)
+    usage = codebook_usage(tokenizer, artwork, args.usage_images, args.seed, labels)
     setup = {
         "model": folder.config.name,
-        "size": reconstructor.size,
+        "size": settings.size,
         "seed": args.seed,
+        "emoji": args.emoji,
         "images": len(asked),
         "usage_images": args.usage_images,
         **{name: getattr(settings, name) for name in SETTINGS},
@@ -101,42 +117,51 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def choose_held_out(artwork: Artwork, number: int, seed: int) -> list[Depiction]:
+def choose_held_out(
+    artwork: Artwork, number: int, seed: int, labels: Sequence[str] | None = None
+) -> list[Depiction]:
     """Held-out pictures: half of them unseen combinations, half emoji never seen in that style."""
     from v2flow_engine.evaluation.depictions import choose_depictions
 
-    emoji = choose_depictions(artwork, "heldout_emoji", number // 2, seed)
-    return [*choose_depictions(artwork, "heldout_combination", number - len(emoji), seed), *emoji]
+    emoji = choose_depictions(artwork, "heldout_emoji", number // 2, seed, labels)
+    return [*choose_depictions(artwork, "heldout_combination", number - len(emoji), seed, labels), *emoji]
 
 
 def compare_emoji(
-    reconstructor: Reconstructor, artwork: Artwork, asked: Sequence[Depiction], seed: int
+    tokenizer: ImageTokenizer,
+    artwork: Artwork,
+    asked: Sequence[Depiction],
+    seed: int,
+    settings: dict[str, Any],
 ) -> list[Comparison]:
-    """Reconstruct the true pictures of what was asked and measure each."""
+    """Reconstruct the true pictures of what was asked, with the decoder's settings, and measure each."""
     from v2flow_engine.evaluation.calibration import true_pictures
     from v2flow_engine.evaluation.comparison import compare
 
     _say(f"reconstructing {len(asked)} held-out pictures")
-    originals = [reconstructor.resize(picture) for picture in true_pictures(artwork, asked)]
-    names = [each.prompt for each in asked]
-    made = reconstructor.reconstruct(originals, seed)
-    return compare(names, [each.split for each in asked], originals, made)
+    originals = [Image.fromarray(picture) for picture in true_pictures(artwork, asked)]
+    made = tokenizer.reconstruct(originals, seeds=seed, **settings)
+    return compare([each.prompt for each in asked], [each.split for each in asked], made)
 
 
 def compare_photographs(
-    reconstructor: Reconstructor, photographs: Sequence[Photograph], seed: int
+    tokenizer: ImageTokenizer, photographs: Sequence[Photograph], seed: int, settings: dict[str, Any]
 ) -> list[Comparison]:
     """The same for photographs."""
     from v2flow_engine.evaluation.comparison import compare
 
     _say(f"reconstructing {len(photographs)} photographs")
-    originals = [each.pixels for each in photographs]
-    names = [each.name for each in photographs]
-    return compare(names, ["photograph"] * len(names), originals, reconstructor.reconstruct(originals, seed))
+    originals = [Image.fromarray(each.pixels) for each in photographs]
+    made = tokenizer.reconstruct(originals, seeds=seed, **settings)
+    return compare([each.name for each in photographs], ["photograph"] * len(made), made)
 
 
 def codebook_usage(
-    reconstructor: Reconstructor, artwork: Artwork, number: int, seed: int
+    tokenizer: ImageTokenizer,
+    artwork: Artwork,
+    number: int,
+    seed: int,
+    labels: Sequence[str] | None = None,
 ) -> dict[str, float | int]:
     """How much of the codebook pictures of held-out combinations use; these are encoded only."""
     import torch
@@ -145,12 +170,14 @@ def codebook_usage(
     from v2flow_engine.evaluation.depictions import choose_depictions
     from v2flow_engine.evaluation.metrics import codebook_statistics
 
-    asked = choose_depictions(artwork, "heldout_combination", number, seed)
+    asked = choose_depictions(artwork, "heldout_combination", number, seed, labels)
     codes = []
     for start in range(0, len(asked), CHUNK):
         originals = true_pictures(artwork, asked[start : start + CHUNK])
-        codes.append(reconstructor.encode([reconstructor.resize(picture) for picture in originals]))
-    return codebook_statistics(torch.cat(codes), reconstructor.tokenizer.config.codebook_size)
+        codes += tokenizer.encode([Image.fromarray(picture) for picture in originals])
+    return codebook_statistics(
+        torch.cat([each.codes for each in codes]), tokenizer.folder.vocabulary.codebook_size
+    )
 
 
 def judged_top1(

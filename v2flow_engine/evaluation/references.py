@@ -14,7 +14,7 @@ import numpy as np
 
 from v2flow_engine.evaluation.artwork import PICTURE_SIZE, Artwork
 from v2flow_engine.evaluation.thumbnails import thumbnail
-from v2flow_engine.training.emoji.compose import PALETTE, SPRITE_WIDTHS, compose
+from v2flow_engine.training.emoji.compose import ARRANGEMENTS, PALETTE, compose
 from v2flow_engine.training.emoji.sprites import resize_sprite
 
 
@@ -35,7 +35,7 @@ class ReferenceSet:
     def build(cls, artwork: Artwork, style: str, count: int) -> ReferenceSet:
         """Compose all of them."""
         hexcodes = artwork.hexcodes(style)
-        width = SPRITE_WIDTHS[count]
+        width = ARRANGEMENTS[PICTURE_SIZE][count].width
         sprites = [resize_sprite(artwork.sprites[hexcode, style], width) for hexcode in hexcodes]
         on_black = _compose_all(sprites, PALETTE["black"], count)
         on_white = _compose_all(sprites, PALETTE["white"], count)

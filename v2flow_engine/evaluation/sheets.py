@@ -20,10 +20,11 @@ from v2flow_engine.images import encode_image
 _MARGIN = 8
 _LINE = 14
 _ROWS_ACROSS = 5
+_MAX_WIDTH = 2400  # of the PNG, unless a single row is wider
 
 _STYLE = """body{font:14px sans-serif;margin:2em;background:#fafafa}h2{margin-top:2em}
 .rows{display:flex;flex-wrap:wrap;gap:16px}.row{background:#fff;padding:8px;border:1px solid #ddd}
-.row img{width:128px;height:128px;margin-right:4px}.row p{margin:4px 0 0;max-width:400px}"""
+.row img{height:128px;margin-right:4px}.row p{margin:4px 0 0;max-width:400px}"""
 
 
 @dataclass(frozen=True)
@@ -35,16 +36,21 @@ class Row:
 
 
 def write_sheet(
-    folder: Path, name: str, title: str, columns: Sequence[str], sections: Mapping[str, Sequence[Row]]
+    folder: Path,
+    name: str,
+    title: str,
+    columns: Sequence[str],
+    sections: Mapping[str, Sequence[Row]],
+    page: str | None = None,
 ) -> list[Path]:
     """Write NAME.png and NAME.html into the folder and return their paths; raises `OutputError`.
 
-    columns: what each picture of a row is. sections: headline -> rows.
+    columns: what each picture of a row is. sections: headline -> rows. page: another name for the HTML file.
     """
     sections = {headline: rows for headline, rows in sections.items() if rows}
     contents = {
         f"{name}.png": encode_image(draw_sheet(columns, sections)),
-        f"{name}.html": html_sheet(title, columns, sections).encode(),
+        page or f"{name}.html": html_sheet(title, columns, sections).encode(),
     }
     try:
         for filename, content in contents.items():
@@ -68,34 +74,43 @@ def html_sheet(title: str, columns: Sequence[str], sections: Mapping[str, Sequen
 
 
 def draw_sheet(columns: Sequence[str], sections: Mapping[str, Sequence[Row]]) -> Image.Image:
-    """All sections below one another, some rows of pictures across."""
+    """All sections below one another, as many rows of pictures across as there is room for."""
     all_rows = [row for rows in sections.values() for row in rows]
-    size = max((max(picture.shape[:2]) for row in all_rows for picture in row.pictures), default=1)
+    shapes = [picture.shape for row in all_rows for picture in row.pictures] or [(1, 1, 3)]
+    cell = max(shape[1] for shape in shapes), max(shape[0] for shape in shapes)
     lines = max((len(row.lines) for row in all_rows), default=0)
-    width, height = len(columns) * (size + 2) + _MARGIN, size + lines * _LINE + _MARGIN
-    bands = [(headline, rows, -(-len(rows) // _ROWS_ACROSS)) for headline, rows in sections.items()]
+    width, height = len(columns) * (cell[0] + 2) + 2 * _MARGIN, cell[1] + lines * _LINE + _MARGIN
+    longest = max(map(len, sections.values()), default=1)
+    across = max(1, min(_ROWS_ACROSS, longest, _MAX_WIDTH // width))
+    headlines = {headline: f"{headline}: {', '.join(columns)}" for headline in sections}
+    font = ImageFont.load_default(size=11)
+    text_width = max((int(font.getlength(text)) for text in headlines.values()), default=0)
+    bands = [(headline, rows, -(-len(rows) // across)) for headline, rows in sections.items()]
     total = sum(2 * _LINE + band * height for _, _, band in bands) + _MARGIN
-    sheet = Image.new("RGB", (_ROWS_ACROSS * width + _MARGIN, total), (250, 250, 250))
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
+    across_width = max(across * width, text_width + _MARGIN) + _MARGIN
+    sheet = Image.new("RGB", (across_width, total), (250, 250, 250))
+    draw = ImageDraw.Draw(sheet)
     top = _MARGIN
     for headline, rows, band in bands:
-        draw.text((_MARGIN, top), f"{headline}: {', '.join(columns)}", fill=(0, 0, 0), font=font)
+        draw.text((_MARGIN, top), headlines[headline], fill=(0, 0, 0), font=font)
         top += 2 * _LINE - _MARGIN
         for index, row in enumerate(rows):
-            corner = (_MARGIN + index % _ROWS_ACROSS * width, top + index // _ROWS_ACROSS * height)
-            _draw_row(sheet, draw, font, row, corner, size, width - _MARGIN)
+            corner = (_MARGIN + index % across * width, top + index // across * height)
+            _draw_row(sheet, draw, font, row, corner, cell, width - 2 * _MARGIN)
         top += band * height + _MARGIN
     return sheet
 
 
-def _draw_row(sheet, draw, font, row: Row, corner: tuple[int, int], size: int, width: int) -> None:
+def _draw_row(
+    sheet, draw, font, row: Row, corner: tuple[int, int], cell: tuple[int, int], width: int
+) -> None:
     left, top = corner
     for index, picture in enumerate(row.pictures):
-        sheet.paste(Image.fromarray(picture), (left + index * (size + 2), top))
+        sheet.paste(Image.fromarray(picture), (left + index * (cell[0] + 2), top))
     for index, line in enumerate(row.lines):
         while line and draw.textlength(line, font=font) > width:
             line = line[:-1]
-        draw.text((left, top + size + index * _LINE), line, fill=(60, 60, 60), font=font)
+        draw.text((left, top + cell[1] + index * _LINE), line, fill=(60, 60, 60), font=font)
 
 
 def _html_row(row: Row) -> str:

@@ -1,4 +1,4 @@
-"""Integrates velocity fields from t = 0 (noise) to t = 1 (data) with a fixed number of evaluations.
+"""Integrates velocity fields from t = 0 (noise) to t = 1 (data) with a fixed number of evaluations; solvers by name.
 
 A field is any function (x_t, t) -> velocity with t a float. Knows nothing of nets or guidance.
 """
@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 
 from v2flow_engine.errors import RequestError
+from v2flow_engine.flow.dopri5 import dopri5
 
 Field = Callable[[torch.Tensor, float], torch.Tensor]
 
@@ -62,6 +63,7 @@ SOLVERS: dict[str, Callable[..., torch.Tensor]] = {
     "euler": euler,
     "heun": heun,
     "dpm_solver_pp_2m": dpm_solver_pp_2m,
+    "dopri5": dopri5,
 }
 
 

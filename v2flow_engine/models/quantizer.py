@@ -48,6 +48,45 @@ class CosineQuantizer(nn.Module):
         return Quantized(codes, directions + (nearest - directions).detach(), commitment)
 
 
+class Assignments:
+    """What the vectors of one batch say of a codebook: sums, so that parts of a batch can be counted one by one.
+
+    count (K,): vectors given to each code. total (K, D): the sum of their directions. picked (K, D): for each code the
+    direction of a vector drawn at random from the whole batch.
+
+    Args:
+        quantizer: whose codes are counted.
+        num_vectors: of the whole batch.
+        generator: a CPU generator for the draw; processes that share a batch must bring equal ones.
+    """
+
+    def __init__(self, quantizer: CosineQuantizer, num_vectors: int, generator: torch.Generator) -> None:
+        size, device = len(quantizer.codebook), quantizer.codebook.device
+        self.num_vectors = num_vectors
+        self.count = torch.zeros(size, device=device)
+        self.total = torch.zeros_like(quantizer.codebook)
+        self.picked = torch.zeros_like(quantizer.codebook)
+        if num_vectors >= size:
+            picks = torch.randperm(num_vectors, generator=generator)[:size]
+        else:
+            picks = torch.randint(num_vectors, (size,), generator=generator)
+        self._picks = picks.to(device)
+
+    @torch.no_grad()
+    def add(self, vectors: torch.Tensor, codes: torch.Tensor, first: int = 0) -> None:
+        """Count vectors (n, D) and the codes (n,) they were given; `first` is the first one's place in the batch."""
+        directions = F.normalize(vectors.float(), dim=-1)
+        self.count.index_add_(0, codes, torch.ones_like(codes, dtype=torch.float32))
+        self.total.index_add_(0, codes, directions)
+        places = self._picks - first
+        here = ((places >= 0) & (places < len(directions)))[:, None]
+        self.picked += directions[places.clamp(0, len(directions) - 1)] * here
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Count, total and picked: what the sum over all parts makes that of the batch."""
+        return [self.count, self.total, self.picked]
+
+
 class CodebookTrainer(nn.Module):
     """Moving averages of a codebook: each code drifts to the mean direction of what it is given.
 
@@ -65,44 +104,24 @@ class CodebookTrainer(nn.Module):
 
     @torch.no_grad()
     def initialise(
-        self, quantizer: CosineQuantizer, vectors: torch.Tensor, generator: torch.Generator
+        self, quantizer: CosineQuantizer, assignments: Assignments, generator: torch.Generator
     ) -> None:
-        """Fill the codebook with directions (n, D) drawn from the first batches."""
-        directions = F.normalize(vectors.float(), dim=-1)
-        size = quantizer.codebook.shape[0]
-        if len(directions) >= size:
-            picks = torch.randperm(len(directions), generator=generator)[:size]
-        else:
-            picks = torch.randint(len(directions), (size,), generator=generator)
-        chosen = directions[picks.to(directions.device)]
-        jitter = 1e-3 * torch.randn(chosen.shape, generator=generator).to(chosen)
-        quantizer.codebook.copy_(F.normalize(chosen + jitter, dim=-1))
+        """Fill the codebook with what was picked from the first batch; the codes of that batch do not matter."""
+        jitter = 1e-3 * torch.randn(assignments.picked.shape, generator=generator).to(assignments.picked)
+        quantizer.codebook.copy_(F.normalize(assignments.picked + jitter, dim=-1))
         self.total.copy_(quantizer.codebook)
         self.count.fill_(1.0)
 
     @torch.no_grad()
-    def update(
-        self,
-        quantizer: CosineQuantizer,
-        vectors: torch.Tensor,
-        codes: torch.Tensor,
-        generator: torch.Generator,
-        revive: bool = True,
-    ) -> None:
-        """One step from vectors (n, D) and the codes (n,) that they were given."""
-        directions = F.normalize(vectors.float(), dim=-1)
-        size = quantizer.codebook.shape[0]
-        count = torch.zeros_like(self.count).index_add_(0, codes, torch.ones_like(codes, dtype=torch.float32))
-        total = torch.zeros_like(self.total).index_add_(0, codes, directions)
-        self.count.lerp_(count, 1 - self.decay)
-        self.total.lerp_(total, 1 - self.decay)
+    def update(self, quantizer: CosineQuantizer, assignments: Assignments, revive: bool = True) -> None:
+        """One step from a whole batch's assignments."""
+        self.count.lerp_(assignments.count, 1 - self.decay)
+        self.total.lerp_(assignments.total, 1 - self.decay)
         quantizer.codebook.copy_(F.normalize(self.total, dim=-1))
         if not revive:
             return
-        even = len(directions) / size
-        replacement = directions[
-            torch.randint(len(directions), (size,), generator=generator).to(directions.device)
-        ]
+        even = assignments.num_vectors / len(quantizer.codebook)
+        replacement = assignments.picked
         dead = self.count < self.dead_share * even
         quantizer.codebook.copy_(torch.where(dead[:, None], replacement, quantizer.codebook))
         # A revived code starts alive, else the next step would replace it again.

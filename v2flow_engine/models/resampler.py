@@ -54,13 +54,13 @@ class SqueezeExcite(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, depthwise 3x3, squeeze-excite, 1x1, with a residual; bottleneck ratio 1 and group width 1."""
+    """1x1, depthwise `kernel`, squeeze-excite, 1x1, with a residual; bottleneck ratio 1 and group width 1."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 3, squeeze: bool = True) -> None:
         super().__init__()
         self.conv1 = ConvNorm(in_channels, out_channels)
-        self.conv2 = ConvNorm(out_channels, out_channels, kernel=3, groups=out_channels)
-        self.se = SqueezeExcite(out_channels, max(1, round(in_channels * 0.25)))
+        self.conv2 = ConvNorm(out_channels, out_channels, kernel=kernel, groups=out_channels)
+        self.se = SqueezeExcite(out_channels, max(1, round(in_channels * 0.25))) if squeeze else nn.Identity()
         self.conv3 = ConvNorm(out_channels, out_channels, act=False)
         self.downsample = (
             ConvNorm(in_channels, out_channels, act=False) if in_channels != out_channels else None
@@ -75,10 +75,13 @@ class Bottleneck(nn.Module):
 class Stage(nn.Module):
     """`depth` bottlenecks named b1, b2, ...; the first changes the channels."""
 
-    def __init__(self, in_channels: int, out_channels: int, depth: int) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, depth: int, kernel: int = 3, squeeze: bool = True
+    ) -> None:
         super().__init__()
         for i in range(depth):
-            self.add_module(f"b{i + 1}", Bottleneck(in_channels if i == 0 else out_channels, out_channels))
+            block = Bottleneck(in_channels if i == 0 else out_channels, out_channels, kernel, squeeze)
+            self.add_module(f"b{i + 1}", block)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """(B, C_in, h, w) -> (B, C_out, h, w)."""
@@ -107,6 +110,8 @@ class Resampler(nn.Module):
         downsample: latents per visual token, along one side.
         readout_norm: LayerNorm before the readout. Without it the logits of a large vocabulary start nearly uniform
             and every mixture points the same way.
+        local: a token sees little more than its own latents: no squeeze-excite, and 1x1 kernels after the pooling.
+            What it says then does not change with the rest of the picture, which an LLM learns from fewer examples.
     """
 
     def __init__(
@@ -118,11 +123,12 @@ class Resampler(nn.Module):
         mlp_depth: int,
         downsample: int = 1,
         readout_norm: bool = False,
+        local: bool = False,
     ) -> None:
         super().__init__()
-        self.s1 = Stage(latent_channels, hidden, depth)
+        self.s1 = Stage(latent_channels, hidden, depth, squeeze=not local)
         self.pool = nn.AvgPool2d(downsample)
-        self.s2 = Stage(hidden, hidden, depth)
+        self.s2 = Stage(hidden, hidden, depth, kernel=1 if local else 3, squeeze=not local)
         self.norm = nn.LayerNorm(hidden, eps=1e-6) if readout_norm else nn.Identity()
         self.readout = mlp(mlp_depth, hidden, out_features)
 

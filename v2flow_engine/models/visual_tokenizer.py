@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 from torch import nn
 
-from v2flow_engine.config import VisualTokenizerConfig
+from v2flow_engine.config import Grid, VisualTokenizerConfig
 from v2flow_engine.errors import ModelFolderError
 from v2flow_engine.models.masked_transformer import MaskedTransformer
 from v2flow_engine.models.quantizer import CosineQuantizer
@@ -37,6 +37,7 @@ class VisualTokenizer(nn.Module):
             config.resampler_mlp_depth,
             config.downsample,
             config.readout_norm,
+            config.resampler_local,
         )
         self.quantizer = CosineQuantizer(config.codebook_size, config.code_dim)
         self.projector = mlp(config.projector_depth, config.code_dim, config.width)
@@ -47,8 +48,8 @@ class VisualTokenizer(nn.Module):
             config.encoder_depth,
             config.decoder_depth,
             config.num_heads,
-            config.num_visual_tokens,
-            config.num_positions,
+            config.token_grid,
+            config.position_grid,
         )
         self.velocity = VelocityNet(
             config.token_channels, config.width, config.velocity_width, config.velocity_depth
@@ -65,23 +66,33 @@ class VisualTokenizer(nn.Module):
         self.vocabulary = text_embedding
 
     def llm_space(
-        self, latents: torch.Tensor, gumbel_noise: float = 0.0, generator: torch.Generator | None = None
+        self, latents: torch.Tensor, gumbel_noise: float = 0.0, uniform: torch.Tensor | None = None
     ) -> torch.Tensor:
         """latents (B, C, h, w) -> vectors (B, S, D_llm).
 
         With a vocabulary, the softmax of the resampler's logits mixes the text rows; in training Gumbel noise of the
-        given scale is added to the logits (1 is the Gumbel-softmax). Without one, the resampler's features.
+        given scale is added to the logits (1 is the Gumbel-softmax), made from `uniform` (B, S, V) in [0, 1). Without
+        one, the resampler's features.
         """
         logits = self.resampler(latents)
         if self.config.text_vocab_size is None:
             return logits
+        return self.mix(self.soft_tokens(logits, gumbel_noise, uniform))
+
+    def soft_tokens(
+        self, logits: torch.Tensor, gumbel_noise: float = 0.0, uniform: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The resampler's logits (B, S, V) -> weights of the text rows, in float32; Gumbel noise as in `llm_space`."""
+        logits = logits.float()
+        if uniform is not None:
+            logits = logits - gumbel_noise * (-uniform.clamp_min(1e-20).log()).clamp_min(1e-20).log()
+        return logits.softmax(dim=-1)
+
+    def mix(self, soft_tokens: torch.Tensor) -> torch.Tensor:
+        """Weights (B, S, V) -> the mixture of the text rows, (B, S, D_llm). Raises without a vocabulary."""
         if self.vocabulary is None:
             raise ModelFolderError("encoding needs the LLM's text embedding: call set_vocabulary first")
-        logits = logits.float()
-        if gumbel_noise:
-            uniform = torch.rand(logits.shape, generator=generator, device=logits.device).clamp_min(1e-20)
-            logits = logits - gumbel_noise * (-uniform.log()).clamp_min(1e-20).log()
-        return logits.softmax(dim=-1).to(self.vocabulary.dtype) @ self.vocabulary
+        return soft_tokens.to(self.vocabulary.dtype) @ self.vocabulary
 
     def encode(self, latents: torch.Tensor) -> torch.Tensor:
         """latents (B, C, h, w), scaled -> codes (B, S) int64, in raster order."""
@@ -91,16 +102,16 @@ class VisualTokenizer(nn.Module):
         """codes (B, S) -> conditions (B, S, D)."""
         return self.projector(self.quantizer.lookup(codes))
 
-    def null_conditions(self, batch: int) -> torch.Tensor:
+    def null_conditions(self, batch: int, num_visual_tokens: int) -> torch.Tensor:
         """The conditions of nothing in particular, (B, S, D)."""
-        return self.null_condition[None].expand(batch, self.config.num_visual_tokens, -1)
+        return self.null_condition[None].expand(batch, num_visual_tokens, -1)
 
     def patchify(self, latents: torch.Tensor) -> torch.Tensor:
         """latents (B, C, h, w) -> latent_tokens (B, N, C p^2)."""
         p = self.config.patch_size
         return rearrange(latents, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=p)
 
-    def unpatchify(self, latent_tokens: torch.Tensor) -> torch.Tensor:
-        """latent_tokens (B, N, C p^2) -> latents (B, C, h, w)."""
-        p, (rows, columns) = self.config.patch_size, self.config.position_grid
+    def unpatchify(self, latent_tokens: torch.Tensor, grid: Grid | None = None) -> torch.Tensor:
+        """latent_tokens (B, N, C p^2) of images of a grid (None: the full one) -> latents (B, C, h, w)."""
+        p, (rows, columns) = self.config.patch_size, self.config.positions_of(grid or self.config.token_grid)
         return rearrange(latent_tokens, "b (h w) (c p q) -> b c (h p) (w q)", p=p, q=p, h=rows, w=columns)
