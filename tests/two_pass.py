@@ -25,11 +25,18 @@ class TwoPass:
         return self.model(token_ids[None]).logits[0, -1, first : first + self.vocabulary.codebook_size]
 
     def greedy(
-        self, prompt_token_ids: Sequence[int], num_visual_tokens: int, guidance_scale: float | None
+        self,
+        prompt_token_ids: Sequence[int],
+        num_visual_tokens: int,
+        guidance_scale: float | None,
+        forced: Sequence[int | None] | None = None,
     ) -> list[int]:
         """visual_token_ids; `guidance_scale` None is the plain conditional model, one pass per token."""
         token_ids = torch.tensor(list(prompt_token_ids))
-        for _ in range(num_visual_tokens):
+        for known in forced or [None] * num_visual_tokens:
+            if known is not None:
+                token_ids = torch.cat((token_ids, torch.tensor([known])))
+                continue
             logits = self.visual_logits(token_ids)
             if guidance_scale is not None:
                 uncond = self.visual_logits(self.vocabulary.unconditional_ids(token_ids))

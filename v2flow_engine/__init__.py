@@ -10,14 +10,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from v2flow_engine.checkpoint import open_model
+    from v2flow_engine.generation.editing import EditedImage
+    from v2flow_engine.generation.image_tokenizer import ImageCodes, ImageTokenizer, Reconstruction
     from v2flow_engine.generation.pipeline import GeneratedImage, Pipeline
 
 __version__ = "0.1.0"
-__all__ = ["GeneratedImage", "Pipeline", "__version__", "open_model"]
+__all__ = [
+    "EditedImage",
+    "GeneratedImage",
+    "ImageCodes",
+    "ImageTokenizer",
+    "Pipeline",
+    "Reconstruction",
+    "__version__",
+    "open_model",
+]
 
 _HOMES = {
+    "EditedImage": "v2flow_engine.generation.editing",
     "GeneratedImage": "v2flow_engine.generation.pipeline",
+    "ImageCodes": "v2flow_engine.generation.image_tokenizer",
+    "ImageTokenizer": "v2flow_engine.generation.image_tokenizer",
     "Pipeline": "v2flow_engine.generation.pipeline",
+    "Reconstruction": "v2flow_engine.generation.image_tokenizer",
     "open_model": "v2flow_engine.checkpoint",
 }
 

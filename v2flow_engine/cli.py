@@ -22,6 +22,16 @@ from v2flow_engine.errors import V2FlowError
 # command words -> (module, one line for the list of commands)
 COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
     ("generate",): ("v2flow_engine.offline.command", "prompts to pictures in a folder"),
+    ("encode",): ("v2flow_engine.tokenizing.encode_command", "images to visual tokens, in a Parquet file"),
+    ("reconstruct",): (
+        "v2flow_engine.tokenizing.reconstruct_command",
+        "images, or their tokens, to what the tokenizer keeps of them",
+    ),
+    ("variations",): (
+        "v2flow_engine.tokenizing.variations_command",
+        "an image's tokens decoded several times, each with other noise",
+    ),
+    ("edit",): ("v2flow_engine.tokenizing.edit_command", "a part of an image drawn anew, from a prompt"),
     ("data", "emoji"): (
         "v2flow_engine.training.emoji.command",
         "make the emoji dataset from openly licensed sets",
@@ -32,6 +42,10 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
         "train the visual tokenizer and its flow decoder",
     ),
     ("train", "llm"): ("v2flow_engine.training.command", "train the LLM that writes visual tokens"),
+    ("convert", "official"): (
+        "v2flow_engine.training.official.command",
+        "a checkpoint of the reference -> a visual tokenizer",
+    ),
     ("eval", "generation"): (
         "v2flow_engine.evaluation.generation_command",
         "do pictures show what prompts say?",
@@ -40,6 +54,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
         "v2flow_engine.evaluation.reconstruction_command",
         "PSNR and SSIM of autoencoder and tokenizer, codebook usage",
     ),
+    ("parity",): ("v2flow_engine.evaluation.parity_command", "compare with what the reference computed"),
     ("info",): ("v2flow_engine.info", "versions, device and the models at hand"),
 }
 

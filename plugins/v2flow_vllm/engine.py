@@ -10,7 +10,8 @@ from typing import Any
 from v2flow_engine.config import load_json
 from v2flow_engine.errors import ModelFolderError
 
-PROCESSOR = "v2flow_vllm.logits_processor:GuidanceScaleProcessor"
+GUIDANCE_PROCESSOR = "v2flow_vllm.logits_processor:GuidanceScaleProcessor"
+FORCED_PROCESSOR = "v2flow_vllm.forced:ForcedTokensProcessor"
 MIN_BATCHED_TOKENS = 2048
 LARGEST_BLOCK = 128  # tokens in a block of the KV cache, on the platform with the largest
 MOST_OF_MEMORY = 0.25
@@ -70,8 +71,8 @@ def engine_kwargs(
         kwargs["kv_cache_memory_bytes"] = int(_total_memory(on_cpu) * MOST_OF_MEMORY)
     if not guided:
         kwargs["hf_overrides"] = {"v2flow_guided": False}
-    elif not _runner_takes_no_processors():
-        kwargs["logits_processors"] = [PROCESSOR]
+    if not _runner_takes_no_processors():
+        kwargs["logits_processors"] = [GUIDANCE_PROCESSOR] * guided + [FORCED_PROCESSOR]
     return kwargs | overrides
 
 
@@ -101,7 +102,10 @@ def _total_memory(on_cpu: bool) -> int:
 
 
 def _runner_takes_no_processors() -> bool:
-    """Whether the V2 runner is forced in a release where it refuses logits processors (it needs none)."""
+    """Whether the V2 runner is forced in a release where it refuses logits processors.
+
+    Guidance does without; forced tokens between free ones are refused then.
+    """
     forced = os.environ.get("VLLM_USE_V2_MODEL_RUNNER", "").strip().lower() in ("1", "true")
     if not forced:
         return False

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 try:
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as RunnerV2LogitsProcessor
 except ImportError:  # releases whose V2 runner takes no logits processors
-    _INTERFACES: tuple[type, ...] = (LogitsProcessor,)
+    INTERFACES: tuple[type, ...] = (LogitsProcessor,)
 else:
-    _INTERFACES = (LogitsProcessor, RunnerV2LogitsProcessor)
+    INTERFACES = (LogitsProcessor, RunnerV2LogitsProcessor)
 
 
-class GuidanceScaleProcessor(*_INTERFACES):  # type: ignore[misc]
+class GuidanceScaleProcessor(*INTERFACES):  # type: ignore[misc]
     """Keeps one scale per row as requests join, leave and move."""
 
     def __init__(self, vllm_config: Any, device_or_states: Any, is_pin_memory: bool | None = None) -> None:

@@ -105,10 +105,10 @@ def test_seed_scale_and_prompt_each_change_the_tokens(folder: ModelFolder, gener
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"guidance_scale": float("nan")}, "guidance_scale must be a number in"),
+        ({"guidance_scale": float("nan")}, "guidance_scale must be a number from"),
         ({"guidance_scale": 101}, "guidance_scale"),
         ({"guidance_scale": -1.0}, "guidance_scale"),
-        ({"temperature": -0.1}, "temperature must be a number in"),
+        ({"temperature": -0.1}, "temperature must be a number from"),
         ({"temperature": 2.5}, "temperature"),
         ({"top_k": -1}, "top_k must be a whole number"),
         ({"top_k": 2.5}, "top_k"),

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from v2flow_engine.errors import OutputError
+from v2flow_engine.files import slug
 from v2flow_engine.generation.image_request import ImageRequest
 from v2flow_engine.generation.parameters import GenerationParameters
 from v2flow_engine.offline.manifest import read_manifest, requests_to_do
-from v2flow_engine.offline.sink import check_out, open_sink, slug
+from v2flow_engine.offline.sink import check_out, open_sink
 from v2flow_engine.offline.stages import FinishedImage
 
 SETTINGS = GenerationParameters("64x64", 3.0, 1.0, 0, 2, 3, 1.0)

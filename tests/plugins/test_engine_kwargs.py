@@ -72,11 +72,14 @@ def test_cache_holds_both_streams_of_every_request(folder: Path) -> None:
     assert v2flow_vllm.engine_kwargs(folder, kv_cache_gib=0.5)["kv_cache_memory_bytes"] == 2**29
 
 
-def test_unguided_needs_no_processor(folder: Path) -> None:
+def test_unguided_needs_no_processor_of_scales(folder: Path) -> None:
     import v2flow_vllm
+    from v2flow_vllm.engine import FORCED_PROCESSOR, GUIDANCE_PROCESSOR
 
     kwargs = v2flow_vllm.engine_kwargs(folder, guided=False)
-    assert "logits_processors" not in kwargs
+    assert kwargs["logits_processors"] == [FORCED_PROCESSOR]
+    guided = v2flow_vllm.engine_kwargs(folder)["logits_processors"]
+    assert guided == [GUIDANCE_PROCESSOR, FORCED_PROCESSOR]
     assert kwargs["hf_overrides"] == {"v2flow_guided": False}
 
 

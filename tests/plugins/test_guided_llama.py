@@ -61,13 +61,18 @@ def stop_engine(engine: vllm.LLMEngine) -> None:
     gc.collect()
 
 
-def greedy_params(scale: float, num_tokens: int = NUM_TOKENS) -> vllm.SamplingParams:
+def greedy_params(
+    scale: float, num_tokens: int = NUM_TOKENS, forced: list[int | None] | None = None
+) -> vllm.SamplingParams:
+    extra_args = {"guidance_scale": scale}
+    if forced is not None:
+        extra_args["forced_visual_token_ids"] = forced
     return vllm.SamplingParams(
         temperature=0.0,
         max_tokens=num_tokens,
         ignore_eos=True,
         detokenize=False,
-        extra_args={"guidance_scale": scale},
+        extra_args=extra_args,
     )
 
 
@@ -122,6 +127,36 @@ def test_abort_leaves_the_others_alone(tiny: SimpleNamespace, engine: vllm.LLMEn
     assert written["later"] == tiny.loop.greedy(tiny.prompts[4], 20, 1.0)
 
 
+def test_forced_tokens_come_out_and_are_gone_on_from(tiny: SimpleNamespace, engine: vllm.LLMEngine) -> None:
+    """Forced and free requests in one batch, rows moving, one aborted: all as the two-pass loop has them."""
+    first, generator = tiny.vocabulary.visual_offset, torch.Generator().manual_seed(3)
+    forced: dict[int, list[int | None] | None] = dict.fromkeys(range(6))
+    for index in (0, 2, 3, 5):
+        ids = (torch.randint(64, (NUM_TOKENS,), generator=generator) + first).tolist()
+        free = torch.rand(NUM_TOKENS, generator=generator) < (0.5 if index else 0.0)
+        forced[index] = [None if each else i for i, each in zip(ids, free.tolist(), strict=True)]
+    for index, (prompt, scale) in enumerate(zip(tiny.prompts, SCALES, strict=True)):
+        params = greedy_params(scale, forced=forced[index])
+        engine.add_request(f"forced{index}", {"prompt_token_ids": prompt}, params)
+    for _ in range(9):
+        engine.step()
+    engine.abort_request(["forced2"])
+    written = drain(engine)
+    assert written["forced0"] == forced[0]
+    for index in (0, 1, 3, 4, 5):
+        expected = tiny.loop.greedy(tiny.prompts[index], NUM_TOKENS, SCALES[index], forced[index])
+        assert written[f"forced{index}"] == expected, f"prompt {index}"
+
+
+def test_an_id_of_another_vocabulary_is_left_free(tiny: SimpleNamespace, engine: vllm.LLMEngine) -> None:
+    """A raw request is not checked against the vocabulary at the door; it must not end the engine."""
+    known = tiny.vocabulary.visual_offset + 7
+    params = greedy_params(2.0, 4, [10**6, 5, known, None])
+    engine.add_request("foreign", {"prompt_token_ids": tiny.prompts[0]}, params)
+    expected = tiny.loop.greedy(tiny.prompts[0], 4, 2.0, [None, None, known, None])
+    assert drain(engine)["foreign"] == expected
+
+
 @pytest.mark.parametrize(
     "extra_args, message",
     [
@@ -130,6 +165,9 @@ def test_abort_leaves_the_others_alone(tiny: SimpleNamespace, engine: vllm.LLMEn
         ({"guidance_scale": True}, "number"),
         ({"guidance_scale": -0.5}, r"\[0, 100\]"),
         ({"guidance_scale": float("nan")}, r"\[0, 100\]"),
+        ({"guidance_scale": 1.0, "forced_visual_token_ids": [400]}, "each of the 2 tokens .* got 1 entries"),
+        ({"guidance_scale": 1.0, "forced_visual_token_ids": "ab"}, "got 'ab'"),
+        ({"guidance_scale": 1.0, "forced_visual_token_ids": [None, 1.5]}, "whole numbers or None, got 1.5"),
     ],
 )
 def test_bad_scale_is_refused_at_the_door(

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from v2flow_engine.config import MAX_SEED
 from v2flow_engine.errors import RequestError
-from v2flow_engine.generation.parameters import GenerationParameters, check_whole
+from v2flow_engine.generation.limits import check_whole
+from v2flow_engine.generation.parameters import GenerationParameters
 
 if TYPE_CHECKING:
     from v2flow_engine.checkpoint import ModelFolder
@@ -95,11 +96,21 @@ def plan_requests(
         if isinstance(prompt, str) and not _is_unicode(prompt):
             raise RequestError(f"a prompt must be valid Unicode text, got {prompt!r}")
     first = draw_seed() if seed is None else check_whole("seed", seed, 0, MAX_SEED)
-    check_whole(
-        "seed of the last picture (seed + number of pictures - 1)", first + len(prompts) * n - 1, 0, MAX_SEED
-    )
     repeated = [prompt for prompt in prompts for _ in range(n)]
-    return [ImageRequest(k, prompt, first + k, parameters) for k, prompt in enumerate(repeated)]
+    seeds = give_seeds(first, len(repeated))
+    return [ImageRequest(k, prompt, seeds[k], parameters) for k, prompt in enumerate(repeated)]
+
+
+def give_seeds(seeds: int | Sequence[int], count: int) -> Sequence[int]:
+    """The seeds of `count` pictures: as given, or counted on from the first one's. Raises `RequestError`."""
+    if isinstance(seeds, Sequence) and not isinstance(seeds, str):
+        if len(seeds) != count:
+            raise RequestError(f"expected a seed for each of {count} pictures, got {len(seeds)} seeds")
+        return [check_whole("seed", seed, 0, MAX_SEED) for seed in seeds]
+    first = check_whole("seed", seeds, 0, MAX_SEED)
+    last = first + max(count, 1) - 1
+    check_whole("seed of the last picture (seed + number of pictures - 1)", last, 0, MAX_SEED)
+    return range(first, first + count)
 
 
 def _is_unicode(text: str) -> bool:

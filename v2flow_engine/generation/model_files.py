@@ -12,14 +12,14 @@ from v2flow_engine.checkpoint import PARTS
 from v2flow_engine.errors import ModelFolderError
 
 if TYPE_CHECKING:
-    from v2flow_engine.checkpoint import ModelFolder
+    from v2flow_engine.checkpoint import TokenizerFolder
 
 _SAMPLE_BYTES = 64 * 1024
 
 
-def check_weight_files(folder: ModelFolder) -> None:
+def check_weight_files(folder: TokenizerFolder) -> None:
     """Raise `ModelFolderError` for a missing or truncated weight file, before an engine stumbles over it."""
-    for part in PARTS:
+    for part in (part for part in PARTS if (folder.path / part).is_dir()):
         if not list((folder.path / part).glob("*.safetensors")):
             raise ModelFolderError(f"{folder.path / part}: holds no safetensors file")
     for path in _weight_files(folder):
@@ -30,7 +30,7 @@ def check_weight_files(folder: ModelFolder) -> None:
             raise ModelFolderError(f"{path}: not a readable safetensors file ({error})") from error
 
 
-def model_digest(folder: ModelFolder) -> str:
+def model_digest(folder: TokenizerFolder) -> str:
     """16 hex digits that change when a config or weights do: a retrained model is another model.
 
     Of weight files it takes the name, the size and both ends.
@@ -49,5 +49,5 @@ def model_digest(folder: ModelFolder) -> str:
     return digest.hexdigest()[:16]
 
 
-def _weight_files(folder: ModelFolder) -> list[Path]:
+def _weight_files(folder: TokenizerFolder) -> list[Path]:
     return sorted(path for part in PARTS for path in (folder.path / part).glob("*.safetensors"))

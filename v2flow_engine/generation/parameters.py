@@ -10,14 +10,13 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from v2flow_engine.config import MAX_FLOW_STEPS, MAX_GUIDANCE
 from v2flow_engine.errors import RequestError
+from v2flow_engine.generation.limits import MAX_TEMPERATURE, check_number, check_whole
 
 if TYPE_CHECKING:
-    from v2flow_engine.checkpoint import ModelFolder
-
-MAX_GUIDANCE = 100.0
-MAX_TEMPERATURE = 100.0
-MAX_FLOW_STEPS = 1000
+    from v2flow_engine.checkpoint import TokenizerFolder
+    from v2flow_engine.config import Grid
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class GenerationParameters:
     decoder_guidance: float
 
     @classmethod
-    def resolve(cls, folder: ModelFolder, **overrides: Any) -> GenerationParameters:
+    def resolve(cls, folder: TokenizerFolder, **overrides: Any) -> GenerationParameters:
         """The model's defaults with every override that is not None. Raises `RequestError`."""
         values = {"size": folder.config.default_size, **dataclasses.asdict(folder.defaults)}
         names = {f.name for f in dataclasses.fields(cls)}
@@ -57,36 +56,21 @@ class GenerationParameters:
         return dataclasses.asdict(self)
 
 
-def _checked(folder: ModelFolder, values: dict[str, Any]) -> dict[str, Any]:
+def _checked(folder: TokenizerFolder, values: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(values["size"], str):
         raise RequestError(f"size must look like 128x128 (width x height in pixels), got {values['size']!r}")
-    folder.vocabulary.check_size(values["size"])
+    grid = folder.grid_of(values["size"])
     return {
         "size": values["size"],
-        "guidance_scale": _real("guidance_scale", values["guidance_scale"], 0.0, MAX_GUIDANCE),
-        "temperature": _real("temperature", values["temperature"], 0.0, MAX_TEMPERATURE),
-        "top_k": check_whole("top_k", values["top_k"], 0, folder.vocabulary.codebook_size),
-        "rounds": check_whole("rounds", values["rounds"], 1, num_positions(folder, values["size"])),
+        "guidance_scale": check_number("guidance_scale", values["guidance_scale"], 0.0, MAX_GUIDANCE),
+        "temperature": check_number("temperature", values["temperature"], 0.0, MAX_TEMPERATURE),
+        "top_k": check_whole("top_k", values["top_k"], 0, folder.visual_tokenizer_config.codebook_size),
+        "rounds": check_whole("rounds", values["rounds"], 1, num_positions(folder, grid)),
         "flow_steps": check_whole("flow_steps", values["flow_steps"], 1, MAX_FLOW_STEPS),
-        "decoder_guidance": _real("decoder_guidance", values["decoder_guidance"], 0.0, MAX_GUIDANCE),
+        "decoder_guidance": check_number("decoder_guidance", values["decoder_guidance"], 0.0, MAX_GUIDANCE),
     }
 
 
-def num_positions(folder: ModelFolder, size: str) -> int:
-    """N, the latent positions of an image of this size: as many rounds can do something."""
-    config = folder.visual_tokenizer_config
-    return folder.vocabulary.num_visual_tokens(size) * config.downsample**2 // config.patch_size**2
-
-
-def check_whole(name: str, value: Any, low: int, high: int) -> int:
-    """Return `value` as an int in [low, high]; raises `RequestError` naming the parameter."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise RequestError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
-    return value
-
-
-def _real(name: str, value: Any, low: float, high: float) -> float:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not low <= value <= high:
-        raise RequestError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
-    return float(value)
+def num_positions(folder: TokenizerFolder, grid: Grid) -> int:
+    """N, the latent positions of an image of this grid of visual tokens: as many rounds can do something."""
+    return math.prod(folder.visual_tokenizer_config.positions_of(grid))

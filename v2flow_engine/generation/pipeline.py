@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from v2flow_engine.checkpoint import ModelFolder, open_model
+from v2flow_engine.checkpoint import ModelFolder, TokenizerFolder, open_model
 from v2flow_engine.generation.image_request import ImageRequest, plan_requests
 from v2flow_engine.generation.model_files import check_weight_files, model_digest
 from v2flow_engine.generation.parameters import GenerationParameters
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     import numpy as np
 
     from v2flow_engine.decoding.decoder import Decoder
+    from v2flow_engine.decoding.request import DecodeRequest
+    from v2flow_engine.generation.editing import EditedImage
     from v2flow_engine.generation.token_generator import TokenGenerator
+    from v2flow_engine.reading import Color
 
 DEFAULT_MODEL = "v2flow-emoji"
 DECODER_BATCH = 16
@@ -45,7 +48,7 @@ class GeneratedImage:
         Path(path).write_bytes(encode_image(self.image, format_of(path), metadata))
 
 
-def describe_parameters(folder: ModelFolder, parameters: GenerationParameters) -> dict[str, Any]:
+def describe_parameters(folder: TokenizerFolder, parameters: GenerationParameters) -> dict[str, Any]:
     """The `parameters` object that goes into pictures and manifests: which model, and its settings."""
     return {"model": folder.config.name, "model_digest": model_digest(folder), **parameters.to_dict()}
 
@@ -139,10 +142,69 @@ class Pipeline:
             request.decode_request(self.folder, ids)
             for request, ids in zip(requests, visual_token_ids, strict=True)
         ]
+        return self.decode(decode_requests)
+
+    def decode(self, decode_requests: Sequence[DecodeRequest]) -> list[np.ndarray]:
+        """What the decoder is asked -> pixels (H, W, 3) uint8 each, some images at a time."""
         pixels: list[np.ndarray] = []
         for start in range(0, len(decode_requests), DECODER_BATCH):
             pixels += self.decoder.decode(decode_requests[start : start + DECODER_BATCH])
         return pixels
+
+    def edit(
+        self,
+        image: Image.Image,
+        mask: Image.Image | None,
+        prompt: str,
+        *,
+        n: int = 1,
+        seed: int | None = None,
+        size: str | None = None,
+        fit: str = "crop",
+        pad_color: Color | None = None,
+        raw: bool = False,
+        guidance_scale: float | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        rounds: int | None = None,
+        flow_steps: int | None = None,
+        decoder_guidance: float | None = None,
+    ) -> list[EditedImage]:
+        """Draw a part of an image anew, as the prompt says, `n` times; the rest stays as it is.
+
+        Args:
+            image: of any size and mode; it is fitted as in `ImageTokenizer.fit`.
+            mask: of the image's size: white, or if it has transparent parts these, is drawn anew; see
+                `v2flow_engine.masks`. None takes the image's own transparent parts.
+            prompt: for the whole picture, as in `generate`.
+            raw: the decoder's pixels everywhere, in place of the original's own outside the mask.
+            rounds: more than there are latent positions to draw count as so many.
+
+        The other arguments are those of `generate`.
+
+        Raises:
+            RequestError: as in `generate`, and for a mask that is empty or of another size than the image.
+        """
+        from v2flow_engine.generation.editing import plan_edit, run_edit
+
+        plan = plan_edit(
+            self.folder,
+            image,
+            mask,
+            prompt,
+            n=n,
+            seed=seed,
+            fit=fit,
+            pad_color=pad_color,
+            size=size,
+            guidance_scale=guidance_scale,
+            temperature=temperature,
+            top_k=top_k,
+            rounds=rounds,
+            flow_steps=flow_steps,
+            decoder_guidance=decoder_guidance,
+        )
+        return run_edit(self, plan, raw=raw)
 
     def close(self) -> None:
         """Stop the engine and free its memory."""

@@ -1,16 +1,16 @@
-"""What the token generator is asked for: one image's prompt_token_ids and sampling parameters, checked."""
+"""What the token generator is asked for: one image's prompt_token_ids and sampling parameters, checked.
+
+Forced tokens are split off here: those at either end of an image need no engine.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from v2flow_engine.config import MAX_SEED
+from v2flow_engine.config import MAX_GUIDANCE, MAX_SEED
 from v2flow_engine.errors import RequestError
-
-MAX_GUIDANCE_SCALE = 100.0
-MAX_TEMPERATURE = 2.0  # vLLM's own limit
+from v2flow_engine.generation.limits import MAX_TEMPERATURE, check_number, check_whole
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,10 @@ class TokenRequest:
     guidance_scale: 1 follows the prompt as the plain LLM does, more follows it closer, 0 ignores it.
     temperature: 0 takes the likeliest token each time; at most 2.
     top_k: sample from the k likeliest tokens; 0 from all.
+    forced_visual_token_ids: for each position the visual_token_id that is to come out there, or None where the
+        LLM writes; it sees forced tokens as if it had written them, in both streams. Those before the first free
+        position are read with the prompt, those after the last one are not read at all; one in between costs
+        the decode step of a written token. None: the LLM writes all.
     """
 
     prompt_token_ids: Sequence[int]
@@ -31,14 +35,15 @@ class TokenRequest:
     guidance_scale: float = 3.0
     temperature: float = 1.0
     top_k: int = 0
+    forced_visual_token_ids: Sequence[int | None] | None = None
 
-    def check(self, *, vocab_size: int, max_model_len: int, guided: bool = True) -> None:
+    def check(self, *, vocab_size: int, visual_ids: range, max_model_len: int, guided: bool = True) -> None:
         """Raise `RequestError` naming the first field that this model cannot serve."""
-        _check_whole("num_visual_tokens", self.num_visual_tokens, 1, max_model_len)
-        _check_whole("seed", self.seed, 0, MAX_SEED)
-        _check_whole("top_k", self.top_k, 0, vocab_size)
-        _check_number("guidance_scale", self.guidance_scale, MAX_GUIDANCE_SCALE)
-        _check_number("temperature", self.temperature, MAX_TEMPERATURE)
+        check_whole("num_visual_tokens", self.num_visual_tokens, 1, max_model_len)
+        check_whole("seed", self.seed, 0, MAX_SEED)
+        check_whole("top_k", self.top_k, 0, vocab_size)
+        check_number("guidance_scale", self.guidance_scale, 0.0, MAX_GUIDANCE)
+        check_number("temperature", self.temperature, 0.0, MAX_TEMPERATURE)
         if not guided and self.guidance_scale != 1:
             raise RequestError(
                 f"this generator is unguided: guidance_scale must be 1, got {self.guidance_scale}"
@@ -46,21 +51,47 @@ class TokenRequest:
         if not len(self.prompt_token_ids):
             raise RequestError("prompt_token_ids is empty")
         for token_id in self.prompt_token_ids:
-            _check_whole("every prompt token id", token_id, 0, vocab_size - 1)
+            check_whole("every prompt token id", token_id, 0, vocab_size - 1)
         length = len(self.prompt_token_ids) + self.num_visual_tokens
         if length > max_model_len:
             raise RequestError(
                 f"{len(self.prompt_token_ids)} prompt tokens and {self.num_visual_tokens} visual tokens "
                 f"are {length}; this model takes at most {max_model_len}"
             )
+        self._check_forced(visual_ids)
+
+    def _check_forced(self, visual_ids: range) -> None:
+        forced = self.forced_visual_token_ids
+        if forced is None:
+            return
+        if isinstance(forced, str) or not isinstance(forced, Sequence):
+            raise RequestError(f"forced_visual_token_ids must be a list, got {type(forced).__name__}")
+        if len(forced) != self.num_visual_tokens:
+            raise RequestError(
+                f"forced_visual_token_ids must have an entry for each of {self.num_visual_tokens} visual tokens, "
+                f"got {len(forced)}"
+            )
+        for token_id in forced:
+            if token_id is not None:
+                check_whole("every forced visual token id", token_id, visual_ids[0], visual_ids[-1])
+
+    def split(self) -> ForcedRuns:
+        """The forced tokens by what each costs."""
+        forced = list(self.forced_visual_token_ids or [None] * self.num_visual_tokens)
+        free = [index for index, token_id in enumerate(forced) if token_id is None]
+        if not free:
+            return ForcedRuns(forced, [], [])
+        first, last = free[0], free[-1] + 1
+        return ForcedRuns(forced[:first], forced[first:last], forced[last:])
 
 
-def _check_whole(name: str, value: int, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise RequestError(f"{name} must be a whole number in [{low}, {high}], got {value!r}")
+@dataclass(frozen=True)
+class ForcedRuns:
+    """An image's forced tokens. leading, trailing: ids around the free positions; between: ids and None.
 
+    An image without a free position is all `leading`.
+    """
 
-def _check_number(name: str, value: float, high: float) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not 0 <= value <= high:
-        raise RequestError(f"{name} must be a number in [0, {high:g}], got {value!r}")
+    leading: list[int]
+    between: list[int | None]
+    trailing: list[int]

@@ -62,12 +62,15 @@ class TokenGenerator:
         _claim_process(self)
         self.guided = guided
         self._vocab_size = int(folder.llm_config["vocab_size"])
+        first = folder.vocabulary.visual_offset
+        self._visual_ids = range(first, first + folder.vocabulary.codebook_size)
         self._lock = threading.Lock()
         self._numbers = itertools.count()
         with _engine_environment():
             kwargs = _engine_kwargs(folder, dtype, max_num_seqs, kv_cache_gib, guided) | (engine_args or {})
             self._engine = _start_engine(kwargs)
         self._max_model_len = int(kwargs["max_model_len"])
+        self._forces = _can_force(kwargs)
 
     def generate(self, requests: Sequence[TokenRequest]) -> list[list[int]]:
         """visual_token_ids (offset included) of each request, in order.
@@ -77,7 +80,17 @@ class TokenGenerator:
             EngineDeadError: the engine broke, now or before. No request is to blame.
         """
         for request in requests:
-            request.check(vocab_size=self._vocab_size, max_model_len=self._max_model_len, guided=self.guided)
+            request.check(
+                vocab_size=self._vocab_size,
+                visual_ids=self._visual_ids,
+                max_model_len=self._max_model_len,
+                guided=self.guided,
+            )
+            if not self._forces and any(each is not None for each in request.split().between):
+                raise RequestError(
+                    "forced tokens between free ones need logits processors, which this vLLM's V2 model runner has "
+                    "not: leave VLLM_USE_V2_MODEL_RUNNER unset"
+                )
         with self._lock:
             engine = self._living_engine()
             order = self._submit(engine, requests)
@@ -106,15 +119,18 @@ class TokenGenerator:
         return self._living_engine().vllm_config.cache_config.num_gpu_blocks
 
     def _submit(self, engine: LLMEngine, requests: Sequence[TokenRequest]) -> dict[str, int]:
-        """Queue every request, or none. Returns the index of each by the engine's request id."""
+        """Queue every request that has something to write, or none. Returns the index of each by its engine id."""
         from vllm.exceptions import VLLMValidationError
 
         order: dict[str, int] = {}
         try:
             for index, request in enumerate(requests):
+                runs = request.split()
+                if not runs.between:
+                    continue
                 request_id = str(next(self._numbers))
-                prompt = {"prompt_token_ids": list(request.prompt_token_ids)}
-                engine.add_request(request_id, prompt, _sampling_params(request, self.guided))
+                prompt = {"prompt_token_ids": [*request.prompt_token_ids, *runs.leading]}
+                engine.add_request(request_id, prompt, _sampling_params(request, runs.between, self.guided))
                 order[request_id] = index
         except BaseException as error:
             engine.abort_request(list(order))
@@ -155,10 +171,13 @@ def _run_to_the_end(
         for output in engine.step():
             if output.finished:
                 written[order[output.request_id]] = list(output.outputs[0].token_ids)
+    images = []
     for request, visual_token_ids in zip(requests, written, strict=True):
-        if len(visual_token_ids) != request.num_visual_tokens:
-            raise RuntimeError(f"{len(visual_token_ids)} tokens came for {request.num_visual_tokens}")
-    return written
+        runs = request.split()
+        if len(visual_token_ids) != len(runs.between):
+            raise RuntimeError(f"{len(visual_token_ids)} tokens came for {len(runs.between)}")
+        images.append([*runs.leading, *visual_token_ids, *runs.trailing])
+    return images
 
 
 def _claim_process(generator: TokenGenerator) -> None:
@@ -196,19 +215,29 @@ def _start_engine(kwargs: dict[str, Any]) -> LLMEngine:
     return LLMEngine.from_engine_args(EngineArgs(**kwargs))
 
 
-def _sampling_params(request: TokenRequest, guided: bool) -> SamplingParams:
+def _can_force(kwargs: dict[str, Any]) -> bool:
+    from v2flow_vllm.engine import FORCED_PROCESSOR
+
+    return FORCED_PROCESSOR in (kwargs.get("logits_processors") or [])
+
+
+def _sampling_params(request: TokenRequest, between: Sequence[int | None], guided: bool) -> SamplingParams:
+    """For the positions `between` the leading and the trailing forced ones."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
+    extra_args: dict[str, Any] = {"guidance_scale": float(request.guidance_scale)} if guided else {}
+    if any(token_id is not None for token_id in between):
+        extra_args["forced_visual_token_ids"] = list(between)
     return SamplingParams(
-        max_tokens=request.num_visual_tokens,
+        max_tokens=len(between),
         ignore_eos=True,
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
         temperature=request.temperature,
         top_k=request.top_k,
         seed=request.seed,
-        extra_args={"guidance_scale": float(request.guidance_scale)} if guided else None,
+        extra_args=extra_args or None,
     )
 
 

@@ -108,8 +108,9 @@ def check(args: argparse.Namespace) -> Plan:
     """Everything that can be found wrong before anything is created or started. Raises `V2FlowError`."""
     from v2flow_engine.checkpoint import open_model
     from v2flow_engine.generation.image_request import plan_requests
+    from v2flow_engine.generation.limits import check_whole
     from v2flow_engine.generation.model_files import check_weight_files
-    from v2flow_engine.generation.parameters import GenerationParameters, check_whole
+    from v2flow_engine.generation.parameters import GenerationParameters
     from v2flow_engine.generation.pipeline import describe_parameters
     from v2flow_engine.offline.manifest import read_manifest, requests_to_do
     from v2flow_engine.offline.sink import SUFFIX_OF, check_out

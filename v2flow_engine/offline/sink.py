@@ -11,25 +11,18 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from v2flow_engine.errors import OutputError
+from v2flow_engine.files import check_folder, slug, told_as_output_error, visible_names, write_whole
 from v2flow_engine.generation.image_request import ImageRequest
 from v2flow_engine.offline.manifest import MANIFEST, ManifestEntry, read_manifest, write_manifest
 from v2flow_engine.offline.stages import FinishedImage
 
 ERRORS = "errors.jsonl"
 SUFFIX_OF = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
-_MAX_SLUG = 48
-
-
-def slug(prompt: str) -> str:
-    """A prompt as part of a file name: lower-case ASCII words joined by "-", at most 48 characters."""
-    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")
-    return words[:_MAX_SLUG].rstrip("-") or "picture"
 
 
 def check_out(directory: Path) -> None:
@@ -37,24 +30,12 @@ def check_out(directory: Path) -> None:
 
     A folder that exists must be empty or hold a manifest; hidden files do not count.
     """
-    if directory.is_dir():
-        if not os.access(directory, os.W_OK | os.X_OK):
-            raise OutputError(f"{directory}: no permission to write there")
-        foreign = sorted(p.name for p in directory.iterdir() if not p.name.startswith("."))
-        if foreign and MANIFEST not in foreign and ERRORS not in foreign:
-            raise OutputError(
-                f"{directory}: holds other files ({foreign[0]}); give an empty or a new folder as --out"
-            )
-        return
-    if os.path.lexists(directory):
-        raise OutputError(f"{directory}: is not a folder")
-    ancestor = directory.absolute().parent
-    while not os.path.lexists(ancestor):
-        ancestor = ancestor.parent
-    if not ancestor.is_dir():
-        raise OutputError(f"{directory}: cannot be created, {ancestor} is not a folder")
-    if not os.access(ancestor, os.W_OK | os.X_OK):
-        raise OutputError(f"{directory}: cannot be created, no permission to write in {ancestor}")
+    check_folder(directory)
+    foreign = visible_names(directory)
+    if foreign and MANIFEST not in foreign and ERRORS not in foreign:
+        raise OutputError(
+            f"{directory}: holds other files ({foreign[0]}); give an empty or a new folder as --out"
+        )
 
 
 class Sink:
@@ -86,8 +67,8 @@ class Sink:
             bytes=len(finished.image),
             seconds=round(finished.seconds, 4),
         )
-        with _told_as_output_error(self.directory):
-            _replace(self.directory / name, finished.image)
+        with told_as_output_error(self.directory):
+            write_whole(self.directory / name, finished.image)
             self._manifest.write(entry.to_line())
             self._manifest.flush()
         self.entries[entry.id] = entry
@@ -104,31 +85,16 @@ class Sink:
 
     def close(self) -> None:
         """Order the manifest, and write or remove errors.jsonl."""
-        with _told_as_output_error(self.directory):
+        with told_as_output_error(self.directory):
             self._manifest.close()
             write_manifest(self.directory, self.entries)
             lines = [json.dumps(self.errors[i], ensure_ascii=False) + "\n" for i in sorted(self.errors)]
             if lines:
-                _replace(self.directory / ERRORS, "".join(lines).encode())
+                write_whole(self.directory / ERRORS, "".join(lines).encode())
             else:
                 (self.directory / ERRORS).unlink(missing_ok=True)
             if not lines and not self.entries:
                 (self.directory / MANIFEST).unlink()
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file in one step: under its name it is whole or not there."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
-
-
-@contextlib.contextmanager
-def _told_as_output_error(directory: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"{directory}: cannot be written ({error.strerror or error})") from error
 
 
 @contextlib.contextmanager
@@ -146,7 +112,7 @@ def open_sink(directory: Path, image_format: str, parameters: dict[str, Any]) ->
             raise OutputError(f"{directory}: another run is writing there") from error
         for leftover in directory.glob(".*.tmp"):
             leftover.unlink()
-        with _told_as_output_error(directory):
+        with told_as_output_error(directory):
             sink = Sink(directory, image_format, parameters)
         try:
             yield sink

@@ -1,0 +1,83 @@
+"""Where results go: can it be written there, and files that appear under their name only when they are whole.
+
+Knows nothing of what is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from v2flow_engine.errors import OutputError
+
+_MAX_SLUG = 48
+
+
+def slug(text: str) -> str:
+    """A text as part of a file name: lower-case ASCII words joined by "-", at most 48 characters."""
+    words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    return words[:_MAX_SLUG].rstrip("-") or "picture"
+
+
+def check_folder(directory: Path) -> None:
+    """Raise `OutputError` unless the folder is there and writable, or can be created. Changes nothing."""
+    if not directory.is_dir():
+        if os.path.lexists(directory):
+            raise OutputError(f"{directory}: is not a folder")
+        _check_creatable(directory)
+    elif not os.access(directory, os.W_OK | os.X_OK):
+        raise OutputError(f"{directory}: no permission to write there")
+
+
+def visible_names(directory: Path) -> list[str]:
+    """Names in a folder, sorted, hidden ones left out; none where there is no folder."""
+    if not directory.is_dir():
+        return []
+    return sorted(path.name for path in directory.iterdir() if not path.name.startswith("."))
+
+
+def check_file(path: Path) -> None:
+    """Raise `OutputError` unless a file can be written there, in place of one that is there. Changes nothing."""
+    if path.exists() and not path.is_file():
+        raise OutputError(
+            f"{path}: is {'a folder' if path.is_dir() else 'no plain file'}, expected a file's name"
+        )
+    _check_creatable(path)
+
+
+def _check_creatable(path: Path) -> None:
+    ancestor = path.absolute().parent
+    while not os.path.lexists(ancestor):
+        ancestor = ancestor.parent
+    if not ancestor.is_dir():
+        raise OutputError(f"{path}: cannot be created, {ancestor} is not a folder")
+    if not os.access(ancestor, os.W_OK | os.X_OK):
+        raise OutputError(f"{path}: cannot be created, no permission to write in {ancestor}")
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file in one step: under its name it is whole or not there, and nothing else is left if interrupted."""
+    temporary = temporary_name(path)
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except BaseException:  # Ctrl-C too
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def temporary_name(path: Path) -> Path:
+    """Where a file grows until it is whole: beside it, hidden."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+@contextlib.contextmanager
+def told_as_output_error(place: Path) -> Iterator[None]:
+    """What the system says against writing to a place, as an `OutputError` that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{place}: cannot be written ({error.strerror or error})") from error

@@ -1,0 +1,25 @@
+"""The two checks of generation parameters, and the LLM's own limit; those that the decoder has too are in `config`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from v2flow_engine.errors import RequestError
+
+MAX_TEMPERATURE = 2.0  # vLLM's own limit
+
+
+def check_whole(name: str, value: Any, low: int, high: int) -> int:
+    """Return `value` as an int in [low, high]; raises `RequestError` naming the parameter."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise RequestError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
+    return value
+
+
+def check_number(name: str, value: Any, low: float, high: float) -> float:
+    """Return `value` as a finite float in [low, high]; raises `RequestError` naming the parameter."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not low <= value <= high:
+        raise RequestError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
+    return float(value)
