@@ -11,6 +11,7 @@ from transformers import LlamaForCausalLM
 from tests.training.tiny_run import write_configs, write_squares
 from v2flow_engine.checkpoint import open_model
 from v2flow_engine.cli import main
+from v2flow_engine.config import parse_size
 from v2flow_engine.decoding.decoder import Decoder
 from v2flow_engine.decoding.request import DecodeRequest
 
@@ -22,6 +23,7 @@ def command(root: Path, stage: str, out: str, *extra: str) -> list[str]:
         stage,
         "--data",
         str(root / "data"),
+        str(root / "wide"),
         "--config",
         str(root / f"{stage}.yaml"),
         "--out",
@@ -44,6 +46,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("training")
     write_configs(root)
     write_squares(root / "data")
+    write_squares(root / "wide", train=12, heldout=4, width=64, height=32)
     for stage in ("vae", "tokenizer", "llm"):
         assert main(command(root, stage, stage)) == 0
     return root
@@ -51,15 +54,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_result_is_a_model_folder_that_draws(root: Path) -> None:
     folder = open_model(root / "runs" / "llm" / "squares")
-    assert folder.vocabulary.grids == {"64x64": [4, 4]}
+    assert folder.vocabulary.grids == {"64x64": [4, 4], "64x32": [2, 4]}
+    assert folder.config.default_size == "64x64"
     tokenizer = folder.load_visual_tokenizer(with_vocabulary=True)
-    pixels = torch.zeros(1, 3, 64, 64)
-    codes = tokenizer.encode(folder.load_autoencoder().encode(pixels))
-    picture = Decoder.from_folder(folder).decode(
-        [DecodeRequest(codes[0], 0, "64x64", rounds=2, flow_steps=2)]
-    )[0]
-    assert picture.shape == (64, 64, 3)
-    assert folder.prompt_encoder.encode("a red square at 8", "64x64")[0] == folder.vocabulary.bos_id
+    for size in ("64x64", "64x32"):
+        width, height = parse_size(size)
+        codes = tokenizer.encode(folder.load_autoencoder().encode(torch.zeros(1, 3, height, width)))
+        request = DecodeRequest(codes[0], 0, size, rounds=2, flow_steps=2)
+        assert Decoder.from_folder(folder).decode([request])[0].shape == (height, width, 3)
+        assert folder.prompt_encoder.encode("a red square at 8", size)[0] == folder.vocabulary.bos_id
 
 
 def test_stock_transformers_loads_the_llm_and_its_text_rows_are_the_vocabulary(root: Path) -> None:
@@ -103,9 +106,10 @@ def test_a_resumed_run_ends_with_the_same_weights(
     assert ours["step"] == theirs["step"] == 6
     for part in ("net", "ema"):
         for key, value in theirs[part].items():
-            # A lost optimizer state, seed or average would differ by a learning rate, 2e-3; sums of floats in
-            # another order differ by 1e-7.
-            torch.testing.assert_close(ours[part][key], value, rtol=1e-4, atol=1e-5, msg=f"{part} {key}")
+            # Sums of floats in another order differ by 1e-7, which Muon's bfloat16 can make 1e-4 in single
+            # weights; a lost optimizer state, seed or average moves whole tensors.
+            difference = (ours[part][key].double() - value.double()).abs()
+            assert difference.mean() < 1e-5 and difference.max() < 5e-4, f"{part} {key}"
 
 
 def test_the_decoder_trains_on_while_the_codes_stay(root: Path) -> None:

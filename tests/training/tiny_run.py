@@ -20,14 +20,16 @@ LOOP = {"steps": 6, "batch_size": 4, "learning_rate": 0.002, "warmup": 2, "log_e
         "sample_every": 6, "bf16": False}  # fmt: skip
 
 
-def write_squares(folder: Path, train: int = 24, heldout: int = 8) -> Path:
+def write_squares(
+    folder: Path, train: int = 24, heldout: int = 8, width: int = SIDE, height: int = SIDE
+) -> Path:
     """WebDataset shards of one coloured square each, its place and colour in the caption."""
     folder.mkdir(parents=True)
     for split, count in (("train", train), ("heldout_combination", heldout)):
         with tarfile.open(folder / f"{split}-000000.tar", "w") as archive:
             for i in range(count):
                 name, colour = list(COLOURS.items())[i % 4]
-                pixels = np.full((SIDE, SIDE, 3), 245, np.uint8)
+                pixels = np.full((height, width, 3), 245, np.uint8)
                 left = 8 * (i // 4 % 4)
                 pixels[16:48, left : left + 32] = colour
                 image = io.BytesIO()

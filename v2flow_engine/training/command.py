@@ -12,9 +12,14 @@ from typing import Any
 import torch
 
 from v2flow_engine.checkpoint import ModelFolder, open_model
-from v2flow_engine.errors import DataError, OutputError
+from v2flow_engine.errors import DataError, RequestError
+from v2flow_engine.files import told_as_output_error
+from v2flow_engine.fitting import FITS, parse_color
 from v2flow_engine.training.loop import Stage, train
+from v2flow_engine.training.pictures import HELDOUT_SHARE, Pictures, load_pictures
+from v2flow_engine.training.ranks import Ranks, join, leave
 from v2flow_engine.training.settings import DEFAULTS, load_settings
+from v2flow_engine.training.sizing import Sizing
 
 HELP = "train the autoencoder, the visual tokenizer or the LLM"
 HELDOUT = ("heldout_combination", "heldout_emoji")
@@ -24,7 +29,31 @@ Built = tuple[Stage, Any, dict[str, Any]]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of all three stages; `args.subcommand` says which one runs."""
     parser.add_argument(
-        "--data", type=Path, required=True, help="folder of WebDataset shards (v2flow data emoji)"
+        "--data",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="DIR",
+        help="folders of WebDataset shards (v2flow data emoji), or of images with captions",
+    )
+    group = parser.add_argument_group("pictures of any size, and folders of images")
+    group.add_argument(
+        "--size",
+        nargs="+",
+        default=[],
+        metavar="WxH",
+        help="bring each picture to the one of these sizes that is nearest in aspect ratio",
+    )
+    group.add_argument("--fit", choices=FITS, default="crop", help="how it is brought there (%(default)s)")
+    group.add_argument(
+        "--pad-color", metavar="COLOR", help="of pad; the mean of the picture's border if not given"
+    )
+    group.add_argument(
+        "--heldout-share",
+        type=float,
+        default=HELDOUT_SHARE,
+        metavar="S",
+        help="share of a folder of images that is not trained on (%(default)s)",
     )
     parser.add_argument(
         "--out", type=Path, required=True, help="the run's folder; an unfinished run there goes on"
@@ -47,66 +76,90 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model-config", type=Path, default=DEFAULTS / "model.yaml", help="its default generation parameters"
     )
-    parser.add_argument("--limit", type=int, help="train on this many pictures at most")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--limit", type=int, help="train on this many pictures of each folder at most")
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="under torchrun, cuda is one GPU for each process",
+    )
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=120,
+        metavar="MINUTES",
+        help="how long a process waits for another, which may be encoding or evaluating, before it gives up",
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="threads that read shards")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train one stage to its end."""
-    device = torch.device(args.device)
-    if device.type == "cuda":
+    """Train one stage to its end, alone or (under torchrun) with other processes."""
+    ranks = join(args.device, args.patience)
+    if ranks.device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
-    build: dict[str, Callable[[argparse.Namespace, torch.device], Built]] = {
+    build: dict[str, Callable[[argparse.Namespace, Ranks], Built]] = {
         "vae": _build_autoencoder,
         "tokenizer": _build_tokenizer,
         "llm": _build_llm,
     }
-    try:
+    with told_as_output_error(args.out):
         args.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"--out {args.out}: cannot be written ({error.strerror})") from error
     started = time.perf_counter()
-    stage, loop, settings = build[args.subcommand](args, device)
+    stage, loop, settings = build[args.subcommand](args, ranks)
     parameters = sum(p.numel() for p in stage.net.parameters())
-    print(
-        f"{args.subcommand}: {parameters:,} parameters on {device}, {loop.steps} steps of {loop.batch_size}, "
-        f"prepared in {time.perf_counter() - started:.0f} s",
-        flush=True,
+    together = f" x {ranks.world} processes" if ranks.world > 1 else ""
+    ranks.say(
+        f"{args.subcommand}: {parameters:,} parameters on {ranks.device.type}{together}, {loop.steps} steps of "
+        f"{loop.batch_size}, prepared in {time.perf_counter() - started:.0f} s"
     )
-    train(
-        stage,
-        loop,
-        args.out,
-        device,
-        {"stage": args.subcommand, "settings": settings, "limit": args.limit, "init": args.init},
-    )
-    if args.subcommand == "llm":
+    train(stage, loop, args.out, _identity(args, settings, stage), ranks)
+    if args.subcommand == "llm" and ranks.is_first:
         _assemble(args)
-    print(f"done in {time.perf_counter() - started:.0f} s: {args.out}", flush=True)
+    ranks.say(f"done in {time.perf_counter() - started:.0f} s: {args.out}")
+    leave(ranks)
     return 0
+
+
+def _identity(args: argparse.Namespace, settings: dict[str, Any], stage: Stage) -> dict[str, Any]:
+    """What must be equal for a run to go on: all that changes the result."""
+    loop = {key: value for key, value in settings["loop"].items() if key != "accumulate"}
+    return {
+        "stage": args.subcommand,
+        "settings": settings | {"loop": loop},
+        "limit": args.limit,
+        "init": args.init,
+        "pictures": stage.counts,
+        **_sizing(args).describe(),
+    }
 
 
 def _settings(args: argparse.Namespace, cls: type) -> tuple[Any, dict[str, Any]]:
     return load_settings(cls, args.config or DEFAULTS / f"{args.subcommand}.yaml", args.overrides)
 
 
-def _pictures(args: argparse.Namespace, device: torch.device) -> tuple[Any, Any]:
-    from v2flow_engine.training.pictures import Pictures, load_pictures
-
+def _pictures(args: argparse.Namespace, ranks: Ranks) -> tuple[Any, Any]:
     started = time.perf_counter()
-    training = load_pictures(args.data, ["train"], args.workers, args.limit)
-    heldout = load_pictures(args.data, HELDOUT, args.workers)
-    print(
-        f"{len(training)} pictures, {len(heldout)} held out, read in {time.perf_counter() - started:.0f} s",
-        flush=True,
-    )
-    if device.type == "cuda":
-        training = Pictures(training.pixels.to(device), training.records)
-        heldout = Pictures(heldout.pixels.to(device), heldout.records)
+    sizing, share = _sizing(args), args.heldout_share
+    if not 0 < share < 1:
+        raise RequestError(f"--heldout-share must be between 0 and 1, got {share:g}")
+    training = load_pictures(args.data, ["train"], args.workers, args.limit, sizing, share)
+    heldout = load_pictures(args.data, HELDOUT, args.workers, None, sizing, share)
+    seconds = time.perf_counter() - started
+    for size in {pictures.size: None for pictures in (*training, *heldout)}:
+        seen, unseen = (sum(len(p) for p in sets if p.size == size) for sets in (training, heldout))
+        ranks.say(f"{size}: {seen} pictures, {unseen} held out")
+    ranks.say(f"read in {seconds:.0f} s")
+    if ranks.device.type == "cuda":
+        training = [Pictures(p.pixels.to(ranks.device), p.records) for p in training]
+        heldout = [Pictures(p.pixels.to(ranks.device), p.records) for p in heldout]
     return training, heldout
+
+
+def _sizing(args: argparse.Namespace) -> Sizing:
+    color = None if args.pad_color is None else parse_color(args.pad_color)
+    return Sizing(tuple(dict.fromkeys(args.size)), args.fit, color)
 
 
 def _required(args: argparse.Namespace, name: str) -> Path:
@@ -120,38 +173,38 @@ def _init(args: argparse.Namespace) -> ModelFolder | None:
     return open_model(args.init) if args.init is not None else None
 
 
-def _build_autoencoder(args: argparse.Namespace, device: torch.device) -> Built:
+def _build_autoencoder(args: argparse.Namespace, ranks: Ranks) -> Built:
     from v2flow_engine.training.autoencoder import AutoencoderConfig, AutoencoderStage
 
     config, values = _settings(args, AutoencoderConfig)
-    return AutoencoderStage(config, *_pictures(args, device), device, _init(args)), config.loop, values
+    return AutoencoderStage(config, *_pictures(args, ranks), ranks.device, _init(args)), config.loop, values
 
 
-def _build_tokenizer(args: argparse.Namespace, device: torch.device) -> Built:
+def _build_tokenizer(args: argparse.Namespace, ranks: Ranks) -> Built:
     from v2flow_engine.models.vae import Autoencoder
     from v2flow_engine.training.latents import cached_latents
     from v2flow_engine.training.visual_tokenizer import VisualTokenizerStage, VisualTokenizerTraining
 
     config, values = _settings(args, VisualTokenizerTraining)
-    autoencoder = Autoencoder.from_folder(_required(args, "vae"), device)
-    training, heldout = _pictures(args, device)
-    latents = cached_latents(training, args.vae, device)
+    autoencoder = Autoencoder.from_folder(_required(args, "vae"), ranks.device)
+    training, heldout = _pictures(args, ranks)
+    latents = [cached_latents(pictures, args.vae, ranks) for pictures in training]
     return (
-        VisualTokenizerStage(config, latents, heldout, autoencoder, device, _init(args)),
+        VisualTokenizerStage(config, latents, heldout, autoencoder, ranks.device, _init(args)),
         config.loop,
         values,
     )
 
 
-def _build_llm(args: argparse.Namespace, device: torch.device) -> Built:
+def _build_llm(args: argparse.Namespace, ranks: Ranks) -> Built:
     from v2flow_engine.training.llm import LlmTraining
     from v2flow_engine.training.llm_data import build_llm_stage
 
     config, values = _settings(args, LlmTraining)
     vae, tokenizer = _required(args, "vae"), _required(args, "tokenizer")
-    training, heldout = _pictures(args, device)
+    training, heldout = _pictures(args, ranks)
     return (
-        build_llm_stage(config, training, heldout, vae, tokenizer, device, _init(args)),
+        build_llm_stage(config, training, heldout, vae, tokenizer, ranks, _init(args)),
         config.loop,
         values,
     )
@@ -161,7 +214,8 @@ def _assemble(args: argparse.Namespace) -> None:
     from v2flow_engine.config import ModelConfig, load_json
     from v2flow_engine.training.assemble import assemble
 
-    size = next(iter(load_json(args.out / "llm" / "config.json")["v2flow"]["grids"]))
+    grids = load_json(args.out / "llm" / "config.json")["v2flow"]["grids"]
+    size = max(grids, key=lambda name: grids[name][0] * grids[name][1])
     identity = [f"name={args.name}", f"default_size={size}"]
     config, _ = load_settings(ModelConfig, args.model_config, identity)
     folder = assemble(config, args.vae, args.tokenizer, args.out / "llm", args.out / args.name)

@@ -14,9 +14,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from v2flow_engine.errors import DataError
+from v2flow_engine.files import told_as_output_error
 from v2flow_engine.models.vae import Autoencoder
 from v2flow_engine.models.visual_tokenizer import VisualTokenizer
 from v2flow_engine.training.pictures import Pictures
+from v2flow_engine.training.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -45,19 +48,28 @@ def encode_latents(
     return Latents(torch.cat(parts))
 
 
-def cached_latents(pictures: Pictures, vae_dir: Path, device: torch.device) -> Latents:
-    """The pictures' latents by the autoencoder in `vae_dir`: read from its cache if that holds these, else encoded."""
+def cached_latents(pictures: Pictures, vae_dir: Path, ranks: Ranks) -> Latents:
+    """The pictures' latents by the autoencoder in `vae_dir`: read from its cache, which is filled first if need be.
+
+    The first process encodes and writes, the others wait for it. Raises `OutputError` if the cache cannot be written,
+    `DataError` in a process that does not find what the first one wrote.
+    """
     key = _fingerprint(pictures, vae_dir)
     path = vae_dir.parent / "latents" / f"{key}.safetensors"
-    if path.is_file():
-        with safe_open(str(path), framework="pt", device=str(device)) as cache:
-            return Latents(cache.get_tensor("latents"))
-    latents = encode_latents(pictures, Autoencoder.from_folder(vae_dir, device), device)
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    save_file({"latents": latents.values.contiguous()}, str(temporary))
-    os.replace(temporary, path)
-    return latents
+    if ranks.is_first and not path.is_file():
+        latents = encode_latents(pictures, Autoencoder.from_folder(vae_dir, ranks.device), ranks.device)
+        with told_as_output_error(path.parent):
+            path.parent.mkdir(exist_ok=True)
+            temporary = path.with_suffix(".tmp")
+            save_file({"latents": latents.values.contiguous()}, str(temporary))
+            os.replace(temporary, path)
+    ranks.wait()
+    if not path.is_file():
+        raise DataError(
+            f"{path}: not there, though the first process wrote it; all processes must see the same folder"
+        )
+    with safe_open(str(path), framework="pt", device=str(ranks.device)) as cache:
+        return Latents(cache.get_tensor("latents"))
 
 
 def _fingerprint(pictures: Pictures, vae_dir: Path) -> str:

@@ -7,7 +7,7 @@ that the visual tokenizer mixes. Knows nothing of pixels but for its sample shee
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from v2flow_engine.checkpoint import load_state
 from v2flow_engine.generation.two_pass import generate_two_pass
-from v2flow_engine.training.loop import LoopConfig, Stage, epoch_indices
+from v2flow_engine.training.batches import BatchPart, spread
+from v2flow_engine.training.loop import LoopConfig, Stage
 from v2flow_engine.training.vocabulary_surgery import fill_embedding, write_llm_config
 from v2flow_engine.vocabulary import VisualVocabulary
 
@@ -62,7 +63,7 @@ class Captioned:
 
 
 class LlmStage(Stage):
-    """LLM training on cached codes.
+    """LLM training on cached codes, in one set for each size of picture.
 
     init: an llm/ folder with the same vocabulary to start from instead of random weights.
     """
@@ -70,14 +71,14 @@ class LlmStage(Stage):
     def __init__(
         self,
         config: LlmTraining,
-        train: Captioned,
-        heldout: Captioned,
+        train: Sequence[Captioned],
+        heldout: Sequence[Captioned],
         vocabulary: VisualVocabulary,
         text_embedding: torch.Tensor,
         codebook: torch.Tensor,
         text_tokenizer: Tokenizer,
         device: torch.device,
-        show: Callable[[torch.Tensor, Path], None],
+        show: Callable[[Sequence[torch.Tensor], Path], None],
         init: Path | None = None,
     ) -> None:
         torch.manual_seed(config.loop.seed)
@@ -87,7 +88,8 @@ class LlmStage(Stage):
             text_tokenizer,
             device,
         )
-        self.train, self.heldout, self.show = train.to(device), heldout.to(device), show
+        self.train, self.heldout = [t.to(device) for t in train], [h.to(device) for h in heldout]
+        self.show = show
         self.net = LlamaForCausalLM(self._llama_config()).to(device)
         embedding = self.net.get_input_embeddings()
         if init is None:
@@ -123,24 +125,24 @@ class LlmStage(Stage):
         ]
 
     def compile(self) -> None:
-        """The transformer; every sequence is padded to the same length."""
+        """The transformer; every sequence of a size is padded to the same length."""
         self.net.model.compile()
 
-    def loss(self, step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    @property
+    def counts(self) -> list[int]:
+        """Pictures of each size."""
+        return [len(data) for data in self.train]
+
+    def loss(self, part: BatchPart) -> dict[str, torch.Tensor]:
         """Cross-entropy of the visual tokens and image_end, in nats per token."""
-        loop, train = self.config.loop, self.train
-        rows = epoch_indices(len(train), loop.batch_size, step, loop.seed).to(self.device)
-        variants = torch.randint(
-            train.prompt_ids.shape[1], (len(rows),), generator=generator, device=self.device
-        )
-        dropped = torch.rand(len(rows), 1, generator=generator, device=self.device) < self.config.drop_prompt
-        shape = (len(rows), train.codes.shape[1])
+        train, rows, draws = self.train[part.chosen], part.indices.to(self.device), part.draws(self.device)
+        variants = draws.randint(train.prompt_ids.shape[1])
+        dropped = draws.rand(1) < self.config.drop_prompt
         hidden = None
         if self.config.drop_visual:
-            share = self.config.drop_visual * torch.rand(shape[0], 1, generator=generator, device=self.device)
-            hidden = torch.rand(shape, generator=generator, device=self.device) < share
-        loss = self._loss_of(self.net, train, rows, variants, dropped, hidden)
-        return {"loss": loss}
+            share = self.config.drop_visual * draws.rand(1)
+            hidden = draws.rand(train.codes.shape[1]) < share
+        return {"loss": self._loss_of(self.net, train, rows, variants, dropped, hidden)}
 
     def _loss_of(
         self,
@@ -173,35 +175,43 @@ class LlmStage(Stage):
 
     @torch.inference_mode()
     def evaluate(self, ema: nn.Module) -> dict[str, float]:
-        """Loss on up to 1,024 held-out pictures, with the prompt and without it: the gap is what prompts say."""
-        rows = torch.linspace(
-            0, len(self.heldout) - 1, min(1024, len(self.heldout)), device=self.device
-        ).long()
-        values: dict[str, float] = {}
-        for name, drop in (("heldout_loss", False), ("heldout_loss_unconditional", True)):
-            losses = []
-            for part in rows.split(128):
+        """Loss on up to 1,024 held-out pictures of each size, with the prompt and without it.
+
+        The gap between the two is what prompts say.
+        """
+        return {
+            "heldout_loss": self._heldout_loss(ema, drop=False),
+            "heldout_loss_unconditional": self._heldout_loss(ema, drop=True),
+        }
+
+    def _heldout_loss(self, ema: nn.Module, drop: bool) -> float:
+        losses = []
+        for heldout in self.heldout:
+            for part in spread(heldout, 1024).to(self.device).split(128):
+                dropped = torch.full((len(part), 1), drop, device=self.device)
                 with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.loop.bf16):
-                    dropped = torch.full((len(part), 1), drop, device=self.device)
-                    losses.append(self._loss_of(ema, self.heldout, part, torch.zeros_like(part), dropped))
-            values[name] = float(torch.stack(losses).mean())
-        return values
+                    losses.append(self._loss_of(ema, heldout, part, torch.zeros_like(part), dropped))
+        return float(torch.stack(losses).mean())
 
     @torch.inference_mode()
     def sample_sheet(self, ema: nn.Module, path: Path) -> None:
-        """Held-out prompts, drawn with guidance; the captions stand in a text file beside the picture."""
-        rows = torch.linspace(0, len(self.heldout) - 1, 16).long()
-        prompts = [self.heldout.prompt_ids[r, 0, : self.heldout.lengths[r, 0]].tolist() for r in rows]
-        codes = generate_two_pass(
-            ema,
-            self.vocabulary,
-            prompts,
-            self.train.codes.shape[1],
-            self.config.guidance_scale,
-            generator=torch.Generator().manual_seed(self.config.loop.seed),
-        )
-        self.show(codes - self.vocabulary.visual_offset, path)
-        captions = [self.text_tokenizer.decode(ids[1:-2]).strip() for ids in prompts]
+        """Held-out prompts of each size, drawn with guidance; the captions stand in a text file beside the picture."""
+        drawn, captions = [], []
+        for heldout in self.heldout:
+            prompts = [
+                heldout.prompt_ids[r, 0, : heldout.lengths[r, 0]].tolist() for r in spread(heldout, 16)
+            ]
+            ids = generate_two_pass(
+                ema,
+                self.vocabulary,
+                prompts,
+                heldout.codes.shape[1],
+                self.config.guidance_scale,
+                generator=torch.Generator().manual_seed(self.config.loop.seed),
+            )
+            drawn.append(ids - self.vocabulary.visual_offset)
+            captions += [self.text_tokenizer.decode(each[1:-2]).strip() for each in prompts]
+        self.show(drawn, path)
         path.with_suffix(".txt").write_text("\n".join(captions) + "\n", encoding="utf-8")
 
     def export(self, ema: nn.Module, run_dir: Path) -> None:

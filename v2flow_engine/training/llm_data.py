@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 
-from v2flow_engine.checkpoint import ModelFolder, load_state, load_weights, open_model
-from v2flow_engine.config import VisualTokenizerConfig, from_dict, load_json
+from v2flow_engine.checkpoint import ModelFolder, load_weights, open_model, read_visual_tokenizer
+from v2flow_engine.decoding.decoder import Decoder
+from v2flow_engine.decoding.request import DecodeRequest
 from v2flow_engine.errors import DataError
+from v2flow_engine.generation.image_tokenizer import to_pixels
 from v2flow_engine.models.vae import Autoencoder
 from v2flow_engine.models.visual_tokenizer import VisualTokenizer
 from v2flow_engine.training.latents import cached_latents, encode_codes
 from v2flow_engine.training.llm import Captioned, LlmStage, LlmTraining
 from v2flow_engine.training.pictures import Pictures
+from v2flow_engine.training.ranks import Ranks
+from v2flow_engine.training.sheets import save_sheet
 from v2flow_engine.training.text import BOS, caption_of, prompt_ids, train_text_tokenizer
 from v2flow_engine.training.vocabulary_surgery import lay_out_vocabulary
 
@@ -23,28 +30,29 @@ TOKENIZER_CAPTIONS = 60_000
 
 def load_trained_tokenizer(folder: Path, device: torch.device) -> VisualTokenizer:
     """A visual_tokenizer folder, of a training run or of a model folder, ready to encode."""
-    config = from_dict(VisualTokenizerConfig, load_json(folder / "config.json"), str(folder / "config.json"))
-    tokenizer = VisualTokenizer(config)
-    load_state(tokenizer, load_weights(folder / "model.safetensors"), str(folder))
-    if config.text_vocab_size is not None:
-        beside = folder / "vocabulary.safetensors"
-        if beside.is_file():
-            tokenizer.set_vocabulary(load_weights(beside)["embedding"].float())
-        else:  # part of a model folder: the rows are its LLM's
-            tokenizer.set_vocabulary(open_model(folder.parent).load_text_embedding())
+    beside = folder / "vocabulary.safetensors"
+    tokenizer = read_visual_tokenizer(folder)
+    if tokenizer.config.text_vocab_size is not None:
+        # Without the file it is part of a model folder: the rows are its LLM's.
+        tokenizer.set_vocabulary(
+            load_weights(beside)["embedding"].float()
+            if beside.is_file()
+            else open_model(folder.parent).load_text_embedding()
+        )
     return tokenizer.to(device).eval()
 
 
 def build_llm_stage(
     config: LlmTraining,
-    training: Pictures,
-    heldout: Pictures,
+    training: Sequence[Pictures],
+    heldout: Sequence[Pictures],
     vae_dir: Path,
     tokenizer_dir: Path,
-    device: torch.device,
+    ranks: Ranks,
     init: ModelFolder | None = None,
 ) -> LlmStage:
     """Encode all pictures, word their captions, train the text tokenizer (or take init's), lay out the vocabulary."""
+    device = ranks.device
     autoencoder = Autoencoder.from_folder(vae_dir, device)
     tokenizer = load_trained_tokenizer(tokenizer_dir, device)
     shape = tokenizer.config
@@ -53,9 +61,10 @@ def build_llm_stage(
             f"{tokenizer_dir}: the tokenizer mixes {shape.text_vocab_size} text rows; the LLM's config has "
             f"{config.text_vocab_size}"
         )
-    height, width = training.pixels.shape[1:3]
-    size = f"{width}x{height}"
-    vocabulary = lay_out_vocabulary(config.text_vocab_size, 0, shape.codebook_size, {size: shape.token_grid})
+    decoder = Decoder(tokenizer, autoencoder)
+    sizes = {pictures.size: None for pictures in (*training, *heldout)}
+    grids = {size: decoder.grid_of(size) for size in sizes}
+    vocabulary = lay_out_vocabulary(config.text_vocab_size, 0, shape.codebook_size, grids)
 
     if init is not None:
         if init.vocabulary != vocabulary:
@@ -63,28 +72,37 @@ def build_llm_stage(
         text_tokenizer = init.prompt_encoder.tokenizer
     else:
         rng = random.Random(config.loop.seed)
-        captions = [caption_of(rng.choice(training.records), rng) for _ in range(TOKENIZER_CAPTIONS)]
-        text_tokenizer = train_text_tokenizer(captions, config.text_vocab_size)
+        records = [record for pictures in training for record in pictures.records]
+        captions = [caption_of(rng.choice(records), rng) for _ in range(TOKENIZER_CAPTIONS)]
+        trained = ranks.once(lambda: train_text_tokenizer(captions, config.text_vocab_size).to_str())
+        text_tokenizer = Tokenizer.from_str(trained)
     assert text_tokenizer.token_to_id(BOS) == vocabulary.bos_id
-    room = config.max_position_embeddings - shape.num_visual_tokens - 3
 
-    def captioned(pictures: Pictures, variants: int) -> Captioned:
-        codes = encode_codes(cached_latents(pictures, vae_dir, device), tokenizer, device)
-        ids, lengths = prompt_ids(
-            pictures.records, size, text_tokenizer, vocabulary, variants, room, config.loop.seed + 1
-        )
-        return Captioned(ids, lengths, codes.to(torch.int32))
+    def captioned(sets: Sequence[Pictures], variants: int) -> list[Captioned]:
+        made = []
+        for pictures in sets:
+            latents = cached_latents(pictures, vae_dir, ranks)
+            codes = ranks.once(partial(encode_codes, latents, tokenizer, device))
+            room = config.max_position_embeddings - vocabulary.num_visual_tokens(pictures.size) - 3
+            ids, lengths = prompt_ids(
+                pictures.records,
+                pictures.size,
+                text_tokenizer,
+                vocabulary,
+                variants,
+                room,
+                config.loop.seed + 1,
+            )
+            made.append(Captioned(ids, lengths, codes.to(torch.int32)))
+        return made
 
     @torch.inference_mode()
-    def show(codes: torch.Tensor, path: Path) -> None:
-        from v2flow_engine.decoding.decoder import Decoder
-        from v2flow_engine.decoding.request import DecodeRequest
-        from v2flow_engine.training.sheets import save_sheet
-
-        decoder = Decoder(tokenizer, autoencoder, size)
-        pictures = decoder.decode([DecodeRequest(c, seed, size) for seed, c in enumerate(codes)])
-        pixels = torch.stack([torch.from_numpy(p) for p in pictures]).permute(0, 3, 1, 2) / 127.5 - 1
-        save_sheet(list(pixels.split(8)), path)
+    def show(drawn: Sequence[torch.Tensor], path: Path) -> None:
+        rows = []
+        for pictures, codes in zip(heldout, drawn, strict=True):
+            requests = [DecodeRequest(each, seed, pictures.size) for seed, each in enumerate(codes)]
+            rows += to_pixels(decoder.decode(requests)).split(8)
+        save_sheet(rows, path)
 
     return LlmStage(
         config,

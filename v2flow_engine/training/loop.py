@@ -1,7 +1,8 @@
 """The loop that all three trainings share: steps, learning rate, EMA, progress, checkpoints, exact resume.
 
-Everything random in a step comes from (seed, step), so a resumed run continues as if it had not been stopped. Knows
-nothing of what is trained: that is a `Stage`.
+Everything random in a step comes from (seed, step), so a resumed run continues as if it had not been stopped. With
+several processes each computes its parts of the step's batch (`batches.py`) and gradients are added up; then all take
+the same optimizer step, and the first one alone prints and writes. Knows nothing of what is trained: that is a `Stage`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 import os
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +22,22 @@ import torch
 from torch import nn
 
 from v2flow_engine.errors import DataError, OutputError
+from v2flow_engine.training.batches import BatchPart, check_batches, mixed_seed, step_parts
+from v2flow_engine.training.optimizer import MuonAdamW
+from v2flow_engine.training.ranks import Ranks
 
 CHECKPOINT = "checkpoint.pth"
 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How long and how fast. `*_every` count steps; warmup and learning rate are of AdamW; the decay is a cosine."""
+    """How long and how fast. `*_every` count steps; the learning rate warms up, then falls along a cosine.
+
+    batch_size: samples of a step, over all processes. accumulate: each process computes its share of them in this many
+        parts, one after the other, which changes the memory that is needed and not the result.
+    bf16: networks compute in bfloat16 where autocast allows it; weights and optimizer stay in float32.
+    muon: matrices are trained with Muon, not AdamW (training/optimizer.py).
+    """
 
     steps: int
     batch_size: int
@@ -43,16 +54,34 @@ class LoopConfig:
     seed: int = 0
     bf16: bool = True
     compile: bool = False
+    muon: bool = True
+    accumulate: int = 1
+
+    def __post_init__(self) -> None:
+        if self.accumulate < 1 or self.batch_size < 1:
+            raise DataError(
+                f"loop: accumulate and batch_size must be at least 1, got {self.accumulate} and {self.batch_size}"
+            )
 
 
 class Stage(ABC):
     """What is trained. `net` holds every trained weight; its EMA is what is evaluated and exported."""
 
     net: nn.Module
+    device: torch.device
+
+    @property
+    @abstractmethod
+    def counts(self) -> list[int]:
+        """Samples of each training set."""
 
     @abstractmethod
-    def loss(self, step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """One batch's losses; `"loss"` is minimised, the others are reported. Called under autocast."""
+    def loss(self, part: BatchPart) -> dict[str, torch.Tensor]:
+        """Losses of some samples, each a mean over them; `"loss"` is minimised, the others are reported.
+
+        What is random comes from `part.draws`; what looks at the whole batch belongs in `after_step`. Called under
+        autocast.
+        """
 
     @abstractmethod
     def evaluate(self, ema: nn.Module) -> dict[str, float]:
@@ -69,8 +98,12 @@ class Stage(ABC):
     def compile(self) -> None:  # noqa: B027 (a hook, not a duty)
         """Compile what profits from it (`LoopConfig.compile`); called once, after the EMA was copied."""
 
-    def after_step(self, step: int, generator: torch.Generator) -> None:  # noqa: B027
-        """Called after each optimizer step."""
+    def before_step(self, parts: Sequence[BatchPart], ranks: Ranks) -> None:  # noqa: B027
+        """Called before the losses of this process's parts, under autocast."""
+
+    def after_step(self, step: int, ranks: Ranks) -> dict[str, torch.Tensor]:
+        """Called after each optimizer step; returns numbers on the whole batch to report, the same in all processes."""
+        return {}
 
     def state_modules(self) -> dict[str, nn.Module]:
         """Modules besides `net` whose state a checkpoint needs."""
@@ -95,56 +128,75 @@ def learning_rate(config: LoopConfig, step: int) -> float:
 
 
 def train(
-    stage: Stage, config: LoopConfig, run_dir: Path, device: torch.device, identity: dict[str, Any]
+    stage: Stage,
+    config: LoopConfig,
+    run_dir: Path,
+    identity: dict[str, Any],
+    ranks: Ranks | None = None,
 ) -> None:
     """Train to the end, resuming from the run's checkpoint if there is one, then export.
 
     Args:
-        identity: what must be equal for a resume to make sense; kept in the checkpoint.
+        identity: what must be equal for a resume to make sense; kept in the checkpoint. The number of processes and
+            `accumulate` may change.
+        ranks: the processes that train together; None is one alone, on the stage's device.
     """
+    ranks = ranks or Ranks(stage.device)
+    check_batches(stage.counts, config.batch_size, ranks.world)
     ema = copy.deepcopy(stage.net).requires_grad_(False).eval()
-    optimizer = torch.optim.AdamW(
+    optimizer = MuonAdamW(
         stage.parameter_groups(config.weight_decay),
-        lr=config.learning_rate,
-        betas=(0.9, config.beta2),
-        fused=True,
+        config.learning_rate,
+        config.beta2,
+        stage.net if config.muon else None,
     )
-    first = _resume(stage, ema, optimizer, run_dir, identity)
+    first = _resume(stage, ema, optimizer, run_dir, identity, ranks)
+    ranks.check_equal("step to start from and pictures", (first, stage.counts))
     if config.compile:
         stage.compile()
-    progress = _Progress(config, run_dir, first)
+    progress = _Progress(config, run_dir, first, ranks)
     for step in range(first, config.steps):
-        losses = _step(stage, optimizer, config, step, device)
+        losses = _step(stage, optimizer, config, step, ranks)
         _update_ema(ema, stage.net, min(config.ema_decay, (1 + step) / (10 + step)))
         done = step + 1
         if done % config.log_every == 0 or done == config.steps:
             progress.report(done, losses)
+        if not ranks.is_first:  # the others wait for its part of the next step
+            continue
         if done % config.sample_every == 0 or done == config.steps:
             progress.record({"step": done, **stage.evaluate(ema)})
             stage.sample_sheet(ema, run_dir / "samples" / f"{done:07d}.png")
             progress.restart_clock(done)
         if done % config.checkpoint_every == 0 or done == config.steps:
             _save(stage, ema, optimizer, run_dir, identity, done)
-    stage.export(ema, run_dir)
+    if ranks.is_first:
+        stage.export(ema, run_dir)
+    ranks.wait()
 
 
 def _step(
-    stage: Stage, optimizer: torch.optim.Optimizer, config: LoopConfig, step: int, device: torch.device
+    stage: Stage, optimizer: MuonAdamW, config: LoopConfig, step: int, ranks: Ranks
 ) -> dict[str, torch.Tensor]:
-    seed = (config.seed << 32) + step
-    torch.manual_seed(seed)  # for dropout
-    generator = torch.Generator(device).manual_seed(seed)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(config, step)
+    """One optimizer step; returns the numbers to report, of the whole batch."""
+    parts = step_parts(stage.counts, config.batch_size, step, config.seed, config.accumulate, ranks)
+    autocast = torch.autocast(stage.device.type, dtype=torch.bfloat16, enabled=config.bf16)
     stage.net.train()
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.bf16):
-        losses = stage.loss(step, generator)
-    optimizer.zero_grad(set_to_none=True)
-    losses["loss"].backward()
+    with autocast:
+        stage.before_step(parts, ranks)
+    losses: dict[str, torch.Tensor] = {}
+    for part in parts:
+        # For dropout inside a network, the one thing that is drawn for a part and not for a sample.
+        torch.manual_seed(mixed_seed(config.seed, step, part.first))
+        with autocast:
+            values = stage.loss(part)
+        (part.share * values["loss"]).backward()
+        for key, value in values.items():
+            losses[key] = losses.get(key, 0.0) + part.share * value.detach().float()
+    ranks.add_up_gradients(stage.net)
+    ranks.add_up(losses.values())
     nn.utils.clip_grad_norm_(stage.net.parameters(), config.clip)
-    optimizer.step()
-    stage.after_step(step, torch.Generator().manual_seed(seed))
-    return losses
+    optimizer.step(learning_rate(config, step))
+    return losses | stage.after_step(step, ranks)
 
 
 @torch.no_grad()
@@ -158,7 +210,7 @@ def _update_ema(ema: nn.Module, net: nn.Module, decay: float) -> None:
 def _save(
     stage: Stage,
     ema: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: MuonAdamW,
     run_dir: Path,
     identity: dict[str, Any],
     step: int,
@@ -177,7 +229,12 @@ def _save(
 
 
 def _resume(
-    stage: Stage, ema: nn.Module, optimizer: torch.optim.Optimizer, run_dir: Path, identity: dict[str, Any]
+    stage: Stage,
+    ema: nn.Module,
+    optimizer: MuonAdamW,
+    run_dir: Path,
+    identity: dict[str, Any],
+    ranks: Ranks,
 ) -> int:
     path = run_dir / CHECKPOINT
     try:
@@ -200,20 +257,22 @@ def _resume(
         raise OutputError(
             f"{run_dir} holds another run; it differs in {differing} (there, here); use another folder"
         )
+    if state["modules"].keys() != stage.state_modules().keys():
+        raise OutputError(f"{path}: written by another version of this program; use another folder")
     stage.net.load_state_dict(state["net"])
     ema.load_state_dict(state["ema"])
     optimizer.load_state_dict(state["optimizer"])
     for name, module in stage.state_modules().items():
         module.load_state_dict(state["modules"][name])
-    print(f"resuming {run_dir} at step {state['step']}", flush=True)
+    ranks.say(f"resuming {run_dir} at step {state['step']}")
     return int(state["step"])
 
 
 class _Progress:
-    """Prints a line, and appends it to metrics.jsonl."""
+    """Prints a line, and appends it to metrics.jsonl, in the first process; all of them see a loss that is lost."""
 
-    def __init__(self, config: LoopConfig, run_dir: Path, first: int) -> None:
-        self.config, self.path = config, run_dir / "metrics.jsonl"
+    def __init__(self, config: LoopConfig, run_dir: Path, first: int, ranks: Ranks) -> None:
+        self.config, self.path, self.ranks = config, run_dir / "metrics.jsonl", ranks
         self.restart_clock(first)
 
     def restart_clock(self, step: int) -> None:
@@ -231,27 +290,9 @@ class _Progress:
         self.restart_clock(step)
 
     def record(self, values: dict[str, float]) -> None:
+        if not self.ranks.is_first:
+            return
         text = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
         print(text.replace("step ", f"step {' ' * (7 - len(str(values['step'])))}", 1), flush=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
-
-
-def epoch_indices(count: int, batch_size: int, step: int, seed: int) -> torch.Tensor:
-    """The batch of a step, (batch_size,) int64: shuffled epochs without replacement, a function of (seed, step)."""
-    batch_size = min(batch_size, count)
-    per_epoch = count // batch_size
-    epoch, place = divmod(step, per_epoch)
-    permutation = _permutation(count, (seed << 20) + epoch)
-    return permutation[place * batch_size : (place + 1) * batch_size]
-
-
-_LAST_PERMUTATION: tuple[tuple[int, int], torch.Tensor] | None = None
-
-
-def _permutation(count: int, seed: int) -> torch.Tensor:
-    global _LAST_PERMUTATION
-    if _LAST_PERMUTATION is None or _LAST_PERMUTATION[0] != (count, seed):
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-        _LAST_PERMUTATION = ((count, seed), order)
-    return _LAST_PERMUTATION[1]

@@ -1,7 +1,7 @@
-"""WebDataset shards -> pictures in memory: uint8 pixels and one record each.
+"""WebDataset shards or folders of images -> pictures in memory: uint8 pixels and one record each.
 
-Shards are tars of KEY.webp|png|jpg and KEY.json. Knows nothing of what the records say, but for their split in the
-shard's name (`train-000000.tar`).
+Shards are tars of KEY.webp|png|jpg and KEY.json, named by their split (`train-000000.tar`); a folder without tars is
+one of images (`image_folder.py`). Knows nothing of what the records say.
 """
 
 from __future__ import annotations
@@ -20,19 +20,29 @@ import torch
 from PIL import Image
 
 from v2flow_engine.errors import DataError
+from v2flow_engine.reading import read_picture
+from v2flow_engine.training.image_folder import is_held_out, list_images
+from v2flow_engine.training.sizing import Sizing
 
-IMAGE_SUFFIXES = (".webp", ".png", ".jpg", ".jpeg")
+SHARD_SUFFIXES = (".webp", ".png", ".jpg", ".jpeg")
+HELDOUT_SHARE = 0.05  # of an image folder
+Picture = tuple[np.ndarray, dict[str, Any]]  # pixels (H, W, 3) uint8, record
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """pixels: (n, H, W, 3) uint8; records: n JSON objects, in the shards' order."""
+    """Pictures of one size: pixels (n, H, W, 3) uint8; records: n JSON objects, in the shards' order."""
 
     pixels: torch.Tensor
     records: list[dict[str, Any]]
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def size(self) -> str:
+        """ "WxH" in pixels."""
+        return f"{self.pixels.shape[2]}x{self.pixels.shape[1]}"
 
     def batch(self, indices: torch.Tensor, device: torch.device | str) -> torch.Tensor:
         """indices (B,) -> pixels (B, 3, H, W) float32 in [-1, 1] on `device`."""
@@ -45,22 +55,70 @@ def psnr(pictures: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     return 10 * torch.log10(4.0 / (pictures.float().clamp(-1, 1) - truth).square().mean((1, 2, 3)))
 
 
-def load_pictures(folder: Path, splits: Sequence[str], workers: int, limit: int | None = None) -> Pictures:
-    """Read all shards of the given splits into memory, `limit` pictures at most.
+def load_pictures(
+    folders: Sequence[Path],
+    splits: Sequence[str],
+    workers: int,
+    limit: int | None = None,
+    sizing: Sizing | None = None,
+    heldout_share: float = HELDOUT_SHARE,
+) -> list[Pictures]:
+    """Read all pictures of the given splits into memory, folder by folder.
 
-    Raises `DataError` if there are none, or if one is damaged.
+    Args:
+        splits: names of shards; of a folder of images, "train" is what is not held out, all else what is.
+        limit: take this many pictures of each folder at most.
+        sizing: brings pictures of any size to few; None takes them as they are.
+        heldout_share: of a folder of images, the share that is held out.
+
+    Returns one set for each size of picture, in the order in which sizes are met. Raises `DataError` if a folder has
+    no such pictures, if one is damaged, and if the sizes of a shard or of a folder of images differ without `sizing`.
     """
-    shards = [path for split in splits for path in sorted(Path(folder).glob(f"{split}-*.tar"))]
+    sizing = sizing or Sizing()
+    sets: dict[tuple[int, ...], list[Picture]] = {}
+    for folder in map(Path, folders):
+        if folder.is_dir() and not any(folder.glob("*.tar")):
+            pictures = _read_images(folder, "train" in splits, workers, limit, sizing, heldout_share)
+        else:
+            pictures = _read_shards(folder, splits, workers, limit, sizing)
+        for picture in pictures:
+            sets.setdefault(picture[0].shape[:2], []).append(picture)
+    return [
+        Pictures(
+            torch.from_numpy(np.stack([pixels for pixels, _ in pictures])), [record for _, record in pictures]
+        )
+        for pictures in sets.values()
+    ]
+
+
+def _read_images(
+    folder: Path, training: bool, workers: int, limit: int | None, sizing: Sizing, heldout_share: float
+) -> list[Picture]:
+    images = list_images(folder)
+    chosen = [i for i in images if is_held_out(i[1]["file_name"], heldout_share) != training][:limit]
+    if not chosen:
+        raise DataError(
+            f"{folder}: none of {len(images)} images is {'left for training' if training else 'held out'} "
+            f"with a held-out share of {heldout_share:g}; change the share or add images"
+        )
+    with ThreadPoolExecutor(workers) as pool:
+        pictures = list(pool.map(lambda i: (sizing.pixels(read_picture(i[0])), i[1]), chosen))
+    _check_one_size(folder, pictures, sizing)
+    return pictures
+
+
+def _read_shards(
+    folder: Path, splits: Sequence[str], workers: int, limit: int | None, sizing: Sizing
+) -> list[Picture]:
+    shards = [path for split in splits for path in sorted(folder.glob(f"{split}-*.tar"))]
     if not shards:
         raise DataError(f"{folder}: no shards named {' or '.join(f'{s}-*.tar' for s in splits)}")
     if limit is not None:
         shards = shards[: _shards_needed(shards, limit)]
     # Threads: decoding releases the interpreter lock, and pictures need not travel between processes.
     with ThreadPoolExecutor(workers) as pool:
-        parts = list(pool.map(read_shard, shards))
-    records = [record for part in parts for record in part[1]][:limit]
-    pixels = np.concatenate([part[0] for part in parts])[:limit]
-    return Pictures(torch.from_numpy(pixels), records)
+        parts = list(pool.map(lambda path: read_shard(path, sizing), shards))
+    return [picture for pictures in parts for picture in pictures][:limit]
 
 
 def _shards_needed(shards: Sequence[Path], limit: int) -> int:
@@ -73,8 +131,8 @@ def _shards_needed(shards: Sequence[Path], limit: int) -> int:
     return len(shards)
 
 
-def read_shard(path: Path) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """One tar -> (pixels (n, H, W, 3) uint8, records); raises `DataError` naming the file."""
+def read_shard(path: Path, sizing: Sizing) -> list[Picture]:
+    """One tar -> its pictures in order; raises `DataError` naming the file."""
     pictures, records = {}, {}
     try:
         with tarfile.open(path) as archive:
@@ -85,14 +143,22 @@ def read_shard(path: Path) -> tuple[np.ndarray, list[dict[str, Any]]]:
                 key, suffix = Path(member.name).stem, Path(member.name).suffix
                 if suffix == ".json":
                     records[key] = json.load(content)
-                elif suffix in IMAGE_SUFFIXES:
+                elif suffix in SHARD_SUFFIXES:
                     with Image.open(io.BytesIO(content.read())) as image:
-                        pictures[key] = np.asarray(image.convert("RGB"))
+                        pictures[key] = sizing.pixels(image)
     except (tarfile.TarError, OSError, json.JSONDecodeError) as error:
         raise DataError(f"{path}: not a readable shard ({error})") from error
     if not pictures or pictures.keys() != records.keys():
         raise DataError(f"{path}: {len(pictures)} pictures and {len(records)} records do not match")
-    shapes = {picture.shape for picture in pictures.values()}
-    if len(shapes) != 1:
-        raise DataError(f"{path}: pictures of different sizes {sorted(shapes)}")
-    return np.stack(list(pictures.values())), [records[key] for key in pictures]
+    whole = [(pictures[key], records[key]) for key in pictures]
+    _check_one_size(path, whole, sizing)
+    return whole
+
+
+def _check_one_size(source: Path, pictures: Sequence[Picture], sizing: Sizing) -> None:
+    sizes = sorted({f"{pixels.shape[1]}x{pixels.shape[0]}" for pixels, _ in pictures})
+    if len(sizes) > 1 and not sizing.sizes:
+        shown = ", ".join(sizes[:3]) + (", ..." if len(sizes) > 3 else "")
+        raise DataError(
+            f"{source}: pictures of {len(sizes)} different sizes ({shown}); --size WxH brings them to one"
+        )

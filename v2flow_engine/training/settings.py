@@ -20,18 +20,24 @@ def load_settings(cls: type[Settings], path: Path, overrides: list[str]) -> tupl
     Returns the config and its plain form. Raises `DataError` for an unreadable file or a malformed override,
     `ModelFolderError` for keys that `cls` does not have.
     """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: not a readable config ({error})") from error
-    if not isinstance(values, dict):
-        raise DataError(f"{path}: expected a mapping, got {type(values).__name__}")
+    values = read_mapping(path)
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator or not key:
             raise DataError(f"an override looks like loop.steps=100, got {override!r}")
         _set(values, key.split("."), yaml.safe_load(value))
     return from_dict(cls, values, str(path)), values
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A YAML (or JSON) file that holds a mapping; raises `DataError` for any other."""
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"{path}: not a readable config ({error})") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: expected a mapping, got {type(values).__name__}")
+    return values
 
 
 def _set(values: dict[str, Any], keys: list[str], value: Any) -> None:

@@ -21,8 +21,15 @@ BOS, PAD = "<s>", "<pad>"
 
 
 def caption_of(record: dict[str, Any], rng: random.Random) -> str:
-    """A caption of a record: freshly worded where its parts are known, else the one it carries."""
+    """A caption of a record: freshly worded where its parts are known, else the one it carries.
+
+    Raises `DataError` for a record without any.
+    """
     if "label" not in record:
+        if not record.get("caption"):
+            raise DataError(
+                f"a picture without a caption ({record.get('file_name', record)}): the LLM is trained on captions"
+            )
         return record["caption"]
     fields = {key: record[key] for key in ("label", "tags", "style", "background", "count")}
     return write_caption(rng, **fields)

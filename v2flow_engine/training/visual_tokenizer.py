@@ -7,28 +7,32 @@ stays on as a small auxiliary loss. Knows nothing of pixels but for showing and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from safetensors.torch import save_file
 from torch import nn
 
-from v2flow_engine.checkpoint import ModelFolder, load_state
-from v2flow_engine.config import VisualTokenizerConfig, save_json
-from v2flow_engine.decoding.request import image_noise
+from v2flow_engine.checkpoint import ModelFolder
+from v2flow_engine.config import Grid, VisualTokenizerConfig, save_json
+from v2flow_engine.decoding.request import images_noise
 from v2flow_engine.decoding.sampler import sample_latents
 from v2flow_engine.errors import DataError
 from v2flow_engine.flow.path import interpolate, net_time, sample_time, to_velocity
-from v2flow_engine.models.quantizer import CodebookTrainer
+from v2flow_engine.models.quantizer import Assignments, CodebookTrainer
 from v2flow_engine.models.vae import Autoencoder
 from v2flow_engine.models.visual_tokenizer import VisualTokenizer
+from v2flow_engine.training.batches import BatchPart, Draws, mixed_seed, spread
+from v2flow_engine.training.growing import grow_tokenizer
 from v2flow_engine.training.latents import Latents
-from v2flow_engine.training.loop import LoopConfig, Stage, epoch_indices
+from v2flow_engine.training.loop import LoopConfig, Stage
 from v2flow_engine.training.pictures import Pictures, psnr
+from v2flow_engine.training.ranks import Ranks
 from v2flow_engine.training.sheets import save_sheet
 
 
@@ -71,7 +75,6 @@ class LatentHead(nn.Module):
 
     def __init__(self, config: VisualTokenizerConfig, hidden: int = 256) -> None:
         super().__init__()
-        self.rows = config.token_grid[0]
         factor = config.downsample
         self.body = nn.Sequential(
             nn.Conv2d(config.width, hidden, 3, padding=1),
@@ -82,9 +85,9 @@ class LatentHead(nn.Module):
             nn.PixelShuffle(factor),
         )
 
-    def forward(self, conditions: torch.Tensor) -> torch.Tensor:
+    def forward(self, conditions: torch.Tensor, grid: Grid) -> torch.Tensor:
         """Predict the latents directly."""
-        return self.body(rearrange(conditions, "b (h w) d -> b d h w", h=self.rows))
+        return self.body(rearrange(conditions, "b (h w) d -> b d h w", h=grid[0]))
 
 
 class TrainedTokenizer(nn.Module):
@@ -102,16 +105,17 @@ class TrainedTokenizer(nn.Module):
 
 
 class VisualTokenizerStage(Stage):
-    """Tokenizer training on cached latents.
+    """Tokenizer training on cached latents, in one set for each size of picture.
 
-    init: a model folder to start from, its text rows included, instead of random weights.
+    init: a model folder to start from, its text rows included, instead of random weights; the config may have more
+        latent channels.
     """
 
     def __init__(
         self,
         config: VisualTokenizerTraining,
-        latents: Latents,
-        heldout: Pictures,
+        latents: Sequence[Latents],
+        heldout: Sequence[Pictures],
         autoencoder: Autoencoder,
         device: torch.device,
         init: ModelFolder | None = None,
@@ -119,14 +123,13 @@ class VisualTokenizerStage(Stage):
         torch.manual_seed(config.loop.seed)
         self.config, self.latents, self.heldout = config, latents, heldout
         self.autoencoder, self.device = autoencoder, device
+        self.grids = [self._grid(each.values) for each in latents]
         net = TrainedTokenizer(config.model, config.readout_gain)
         rows, dim = config.model.text_vocab_size, config.model.code_dim
         text = None if rows is None else random_text_embedding(rows, dim, config.vocabulary_seed)
         self.from_init = init is not None
         if init is not None:
-            load_state(
-                net.tokenizer, init.load_visual_tokenizer().state_dict(), f"{init.path}: visual_tokenizer"
-            )
+            grow_tokenizer(net.tokenizer, init.load_visual_tokenizer(), f"{init.path}: visual_tokenizer")
             text = None if rows is None else init.load_text_embedding()
         elif config.freeze_codes:
             raise DataError("freeze_codes needs a trained tokenizer: --init MODEL")
@@ -137,7 +140,7 @@ class VisualTokenizerStage(Stage):
             self.net.tokenizer.resampler.requires_grad_(False)
         self.codebook = CodebookTrainer(self.net.tokenizer.quantizer).to(device)
         self.warm_steps = 0 if self.from_init else round(config.warm_share * config.loop.steps)
-        self._assigned: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._assigned: Assignments | None = None  # of the current step
 
     def compile(self) -> None:
         """The velocity net, whose rows are most of the work; their number changes from step to step."""
@@ -147,109 +150,160 @@ class VisualTokenizerStage(Stage):
         """The codebook's moving averages."""
         return {"codebook": self.codebook}
 
-    def loss(self, step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Commitment, head and (after the warm start) flow loss of one batch of latents."""
-        config, tokenizer, loop = self.config, self.net.tokenizer, self.config.loop
-        latents = self.latents.batch(
-            epoch_indices(len(self.latents), loop.batch_size, step, loop.seed), self.device
-        )
-        fade = max(0.0, 1.0 - step / max(1.0, config.gumbel_share * loop.steps))
-        if self.from_init:
-            fade = 0.0  # the codes have settled
-        vectors = tokenizer.llm_space(latents, config.gumbel_noise * fade, generator).float()
-        if step == 0 and not self.from_init:
-            self.codebook.initialise(
-                tokenizer.quantizer, vectors.detach().flatten(0, 1), torch.Generator().manual_seed(loop.seed)
-            )
+    @property
+    def counts(self) -> list[int]:
+        """Pictures of each size."""
+        return [len(each) for each in self.latents]
+
+    @torch.no_grad()
+    def before_step(self, parts: Sequence[BatchPart], ranks: Ranks) -> None:
+        """Fill the codebook from the whole first batch."""
+        if parts[0].step > 0 or self.from_init:
+            return
+        quantizer = self.net.tokenizer.quantizer
+        for part in parts:
+            vectors = self._vectors(part, *self._batch(part), part.draws(self.device))
+            self._count(part, vectors, quantizer.assign(vectors))
+        ranks.add_up(self._assigned.tensors())
+        generator = torch.Generator().manual_seed(self.config.loop.seed)
+        self.codebook.initialise(quantizer, self._assigned, generator)
+        self._assigned = None
+
+    def loss(self, part: BatchPart) -> dict[str, torch.Tensor]:
+        """Commitment, head and (after the warm start) flow loss of some latents."""
+        config, tokenizer = self.config, self.net.tokenizer
+        latents, grid = self._batch(part)
+        draws = part.draws(self.device)
+        vectors = self._vectors(part, latents, grid, draws)
         quantized = tokenizer.quantizer(vectors)
-        self._assigned = (vectors.detach().flatten(0, 1), quantized.codes.flatten())
+        self._count(part, vectors.detach(), quantized.codes)
         conditions = tokenizer.projector(quantized.vectors)
-        head = F.mse_loss(self.net.head(conditions).float(), latents)
+        head = F.mse_loss(self.net.head(conditions, grid).float(), latents)
         losses = {"commitment": quantized.commitment, "head": head}
-        if step < self.warm_steps:
+        if part.step < self.warm_steps:
             loss = head
         else:
-            losses["flow"] = self._flow_loss(latents, conditions, generator)
+            # One number for the whole batch, so that its rows have one shape.
+            share = _masked_share(config.mask_ratio_min, mixed_seed(part.seed, part.step))
+            losses["flow"] = self._flow_loss(latents, conditions, grid, share, draws)
             loss = losses["flow"] + config.head_weight * head
-        with torch.no_grad():
-            used = torch.zeros(config.model.codebook_size, device=self.device)
-            losses["codes_used"] = used.index_fill_(0, quantized.codes.flatten(), 1.0).sum()
-            directions = F.normalize(vectors[:, 0], dim=-1)
-            losses["mixture_cosine"] = (directions @ directions.t()).mean()
         return {"loss": loss + config.commitment_weight * quantized.commitment, **losses}
 
-    def after_step(self, step: int, generator: torch.Generator) -> None:
-        """Move the codebook; revive dead codes until `revive_share` of the run."""
-        if self.config.freeze_codes:
-            return
-        vectors, codes = self._assigned
-        revive = step < self.config.revive_share * self.config.loop.steps
-        self.codebook.update(self.net.tokenizer.quantizer, vectors, codes, generator, revive)
+    def _batch(self, part: BatchPart) -> tuple[torch.Tensor, Grid]:
+        """The part's latents (b, C, h, w), and their grid of visual tokens."""
+        return self.latents[part.chosen].batch(part.indices, self.device), self.grids[part.chosen]
+
+    def _vectors(self, part: BatchPart, latents: torch.Tensor, grid: Grid, draws: Draws) -> torch.Tensor:
+        """The part's latents in LLM space, (b, S, D), Gumbel noise included."""
+        config, tokenizer = self.config, self.net.tokenizer
+        fade = max(0.0, 1.0 - part.step / max(1.0, config.gumbel_share * config.loop.steps))
+        # From a trained model on, the codes have settled.
+        scale = 0.0 if self.from_init else config.gumbel_noise * fade
+        uniform = None
+        if scale and config.model.text_vocab_size is not None:
+            uniform = draws.rand(grid[0] * grid[1], config.model.text_vocab_size)
+        return tokenizer.llm_space(latents, scale, uniform).float()
+
+    def _count(self, part: BatchPart, vectors: torch.Tensor, codes: torch.Tensor) -> None:
+        """Note which codes the part's vectors (b, S, D) were given."""
+        num_tokens = vectors.shape[1]
+        if self._assigned is None:
+            generator = torch.Generator().manual_seed(mixed_seed(part.seed, part.step))
+            self._assigned = Assignments(self.net.tokenizer.quantizer, part.whole * num_tokens, generator)
+        self._assigned.add(vectors.flatten(0, 1), codes.flatten(), part.first * num_tokens)
+
+    def after_step(self, step: int, ranks: Ranks) -> dict[str, torch.Tensor]:
+        """Move the codebook, revive dead codes until `revive_share` of the run; report how the codes were used.
+
+        mixture_cosine: mean similarity of any two vectors of the batch, 1 where all mixtures are the same.
+        """
+        assigned, self._assigned = self._assigned, None
+        ranks.add_up(assigned.tensors())
+        if not self.config.freeze_codes:
+            revive = step < self.config.revive_share * self.config.loop.steps
+            self.codebook.update(self.net.tokenizer.quantizer, assigned, revive)
+        mean = assigned.total.sum(dim=0) / assigned.num_vectors
+        return {"codes_used": (assigned.count > 0).sum(), "mixture_cosine": mean.square().sum()}
+
+    def _grid(self, latents: torch.Tensor) -> Grid:
+        """(rows, columns) of visual tokens of latents (B, C, h, w)."""
+        factor = self.config.model.downsample
+        grid = latents.shape[-2] // factor, latents.shape[-1] // factor
+        self.config.model.positions_of(grid)
+        return grid
 
     def _flow_loss(
-        self, latents: torch.Tensor, conditions: torch.Tensor, generator: torch.Generator
+        self,
+        latents: torch.Tensor,
+        conditions: torch.Tensor,
+        grid: Grid,
+        masked_share: float,
+        draws: Draws,
     ) -> torch.Tensor:
         """Squared error of the velocity at the masked positions, each with several times and noises."""
         config, tokenizer = self.config, self.net.tokenizer
-        shape = config.model
+        flow, repeats = config.model.flow, config.flow_repeats
         tokens = tokenizer.patchify(latents)  # (B, N, C p^2)
-        batch = tokens.shape[0]
-        dropped = torch.rand(batch, 1, 1, generator=generator, device=self.device) < config.drop_condition
-        conditions = torch.where(dropped, tokenizer.null_conditions(batch).to(conditions.dtype), conditions)
-        order = torch.rand(batch, shape.num_positions, generator=generator, device=self.device).argsort(dim=1)
-        masked = _masked_count(shape.num_positions, config.mask_ratio_min, generator)
+        num_positions, channels = tokens.shape[1:]
+        dropped = draws.rand(1, 1) < config.drop_condition
+        null = tokenizer.null_conditions(*conditions.shape[:2]).to(conditions.dtype)
+        conditions = torch.where(dropped, null, conditions)
+        order = draws.rand(num_positions).argsort(dim=1)
+        masked = min(num_positions, int(np.ceil(num_positions * masked_share)))
         known = order[:, masked:].sort(dim=1).values
         chosen = order[:, :masked, None]
-        features = tokenizer.masked_transformer(tokens, known, conditions)
-        features = features.gather(1, chosen.expand(-1, -1, features.shape[-1])).flatten(0, 1)
-        data = tokens.gather(1, chosen.expand(-1, -1, tokens.shape[-1])).flatten(0, 1)
-        features, data = features.repeat(config.flow_repeats, 1), data.repeat(config.flow_repeats, 1)
-        noise = torch.randn(data.shape, generator=generator, device=self.device)
-        t = sample_time(shape.flow, len(data), generator)
-        output = tokenizer.velocity(interpolate(noise, data, t), net_time(shape.flow, t), features)
-        return F.mse_loss(to_velocity(shape.flow, output).float(), data - noise)
+        features = tokenizer.masked_transformer(tokens, known, conditions, grid)
+        features = features.gather(1, chosen.expand(-1, -1, features.shape[-1]))
+        data = tokens.gather(1, chosen.expand(-1, -1, channels))
+        features, data = (repeat(each, "b m c -> (b r m) c", r=repeats) for each in (features, data))
+        noise = draws.randn(repeats * masked, channels).flatten(0, 1)
+        t = draws.each(lambda generator: sample_time(flow, repeats * masked, generator)).flatten()
+        output = tokenizer.velocity(interpolate(noise, data, t), net_time(flow, t), features)
+        return F.mse_loss(to_velocity(flow, output).float(), data - noise)
 
     @torch.inference_mode()
     def evaluate(self, ema: nn.Module) -> dict[str, float]:
         """Held-out PSNR through codes and decoder (in dB), the autoencoder's own, and the codebook's usage."""
-        pixels, rebuilt, direct, _ = self._reconstruct(ema, 128)
-        codes = torch.cat(
-            [
-                ema.tokenizer.encode(self.latents.batch(part, self.device))
-                for part in torch.linspace(0, len(self.latents) - 1, 2048).long().split(256)
-            ]
-        )
-        counts = codes.flatten().bincount(minlength=self.config.model.codebook_size).float()
+        parts = [self._reconstruct(ema, pictures, 128) for pictures in self.heldout]
+        codes = [
+            ema.tokenizer.encode(latents.batch(part, self.device)).flatten()
+            for latents in self.latents
+            for part in spread(latents, 2048).split(256)
+        ]
+        counts = torch.cat(codes).bincount(minlength=self.config.model.codebook_size).float()
         share = counts / counts.sum()
         return {
-            "heldout_psnr": float(psnr(rebuilt, pixels).mean()),
-            "autoencoder_psnr": float(psnr(direct, pixels).mean()),
+            "heldout_psnr": float(torch.cat([psnr(rebuilt, pixels) for pixels, rebuilt, *_ in parts]).mean()),
+            "autoencoder_psnr": float(
+                torch.cat([psnr(direct, pixels) for pixels, _, direct, _ in parts]).mean()
+            ),
             "codebook_usage": float((counts > 0).float().mean()),
             "codebook_perplexity": float((-(share * share.clamp_min(1e-12).log()).sum()).exp()),
         }
 
     @torch.inference_mode()
     def sample_sheet(self, ema: nn.Module, path: Path) -> None:
-        """Held-out pictures, the autoencoder's, the tokenizer's, and the warm start's head."""
-        save_sheet(list(self._reconstruct(ema, 8)), path)
+        """Held-out pictures of each size, the tokenizer's, the autoencoder's, and the warm start's head."""
+        save_sheet([row for each in self.heldout for row in self._reconstruct(ema, each, 8)], path)
 
-    def _reconstruct(self, ema: nn.Module, count: int) -> tuple[torch.Tensor, ...]:
+    def _reconstruct(self, ema: nn.Module, pictures: Pictures, count: int) -> tuple[torch.Tensor, ...]:
+        """count -> that many pixels: the originals, the tokenizer's, the autoencoder's, the head's."""
         tokenizer = ema.tokenizer
-        indices = torch.from_numpy(np.linspace(0, len(self.heldout) - 1, count).astype(np.int64))
-        pixels = self.heldout.batch(indices, self.device)
+        pixels = pictures.batch(spread(pictures, count), self.device)
         latents = self.autoencoder.encode(pixels)
-        codes = tokenizer.encode(latents)
-        own = [image_noise(self.config.model, seed) for seed in range(count)]
+        codes, grid = tokenizer.encode(latents), self._grid(latents)
+        own = images_noise(self.config.model, range(len(codes)), grid, self.device)
         decoded = sample_latents(
             tokenizer,
             codes,
-            torch.stack([n.order for n in own]).to(self.device),
-            torch.stack([n.noise for n in own]).to(self.device),
+            own.order,
+            own.noise,
+            grid=grid,
             rounds=self.config.rounds,
             flow_steps=self.config.flow_steps,
         )
         decode = self.autoencoder.decode
-        return pixels, decode(decoded), decode(latents), decode(ema.head(tokenizer.conditions(codes)))
+        return pixels, decode(decoded), decode(latents), decode(ema.head(tokenizer.conditions(codes), grid))
 
     def export(self, ema: nn.Module, run_dir: Path) -> None:
         """RUN/visual_tokenizer in float32; the text rows beside it, for the LLM that will be built around them."""
@@ -262,13 +316,12 @@ class VisualTokenizerStage(Stage):
         save_json(self.config.model, folder / "config.json")
 
 
-def _masked_count(num_positions: int, ratio_min: float, generator: torch.Generator) -> int:
-    """Positions masked in a step: normal around 1 with std 0.35, cut to [ratio_min, 1] (after MAR, arXiv 2406.11838).
-
-    Drawn on the CPU from the step's seed, so that the device need not wait.
+def _masked_share(ratio_min: float, seed: int) -> float:
+    """Share of positions masked in a step: normal around 1 with std 0.35, cut to [ratio_min, 1] (after MAR, arXiv
+    2406.11838). Drawn on the CPU, so that the device need not wait.
     """
-    cpu = torch.Generator().manual_seed(generator.initial_seed())
+    generator = torch.Generator().manual_seed(seed)
     while True:
-        ratio = 1.0 - 0.35 * abs(float(torch.randn((), generator=cpu)))
+        ratio = 1.0 - 0.35 * abs(float(torch.randn((), generator=generator)))
         if ratio >= ratio_min:
-            return min(num_positions, int(np.ceil(num_positions * ratio)))
+            return ratio

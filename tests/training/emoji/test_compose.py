@@ -5,17 +5,20 @@ import itertools
 import numpy as np
 import pytest
 
+from v2flow_engine.config import parse_size
 from v2flow_engine.errors import DataError
 from v2flow_engine.training.emoji.compose import (
-    COUNTS,
+    ARRANGEMENTS,
     NAME_DISTANCE,
     PALETTE,
-    POSITIONS,
-    SPRITE_WIDTHS,
+    SIZES,
     compose,
+    counts_of,
     nearest_colour_name,
     sprite_size,
 )
+
+CASES = [(size, count) for size in SIZES for count in counts_of(size)]
 
 
 def noise_sprite(size: int = 112) -> np.ndarray:
@@ -25,32 +28,51 @@ def noise_sprite(size: int = 112) -> np.ndarray:
 
 
 def test_arrangement_lies_on_the_grid_of_sixteen() -> None:
-    assert POSITIONS[1] == ((8, 8),)
-    assert SPRITE_WIDTHS[1] == 112
-    for count in (2, 3, 4):
-        assert len(POSITIONS[count]) == count
-        assert all(offset % 16 == 4 for corner in POSITIONS[count] for offset in corner)
+    assert (ARRANGEMENTS["128x128"][1].corners, ARRANGEMENTS["128x128"][1].width) == (((8, 8),), 112)
+    for size, count in CASES:
+        arrangement = ARRANGEMENTS[size][count]
+        assert len(arrangement.corners) == count
+        if arrangement.width == 56:
+            assert all(offset % 16 == 4 for corner in arrangement.corners for offset in corner)
 
 
-@pytest.mark.parametrize("size", [128, 256])
-@pytest.mark.parametrize("count", COUNTS)
-def test_copies_are_identical_and_the_rest_is_background(count: int, size: int) -> None:
+def test_counts_that_a_size_has() -> None:
+    assert {size: counts_of(size) for size in SIZES} == {
+        "128x128": (1, 2, 3, 4),
+        "64x64": (1,),
+        "128x64": (1, 2),
+        "64x128": (1, 2),
+        "256x256": (1, 2, 3, 4),
+    }
+
+
+@pytest.mark.parametrize(("size", "count"), CASES)
+def test_copies_are_identical_and_the_rest_is_background(size: str, count: int) -> None:
     background = PALETTE["teal"]
     picture = compose(noise_sprite(sprite_size(size)), background, count, size)
-    assert picture.shape == (size, size, 3)
+    columns, rows = parse_size(size)
+    assert picture.shape == (rows, columns, 3)
     assert picture.dtype == np.uint8
-    scale, width = size // 128, SPRITE_WIDTHS[count] * (size // 128)
-    outside = np.ones((size, size), bool)
+    width = ARRANGEMENTS[size][count].width
+    outside = np.ones((rows, columns), bool)
     copies = []
-    for x, y in POSITIONS[count]:
-        window = np.s_[y * scale : y * scale + width, x * scale : x * scale + width]
+    for x, y in ARRANGEMENTS[size][count].corners:
+        window = np.s_[y : y + width, x : x + width]
         assert outside[window].all(), "copies overlap"
         outside[window] = False
         copies.append(picture[window])
     assert len(copies) == count
-    assert all(np.array_equal(copy, copies[0]) for copy in copies)
+    assert all(copy.shape == (width, width, 3) and np.array_equal(copy, copies[0]) for copy in copies)
     assert (picture[outside] == background).all()
     assert copies[0].std() > 10
+
+
+def test_small_pictures_are_parts_of_large_ones() -> None:
+    sprite = noise_sprite()
+    whole = compose(sprite, PALETTE["pink"], 4)
+    assert np.array_equal(compose(sprite, PALETTE["pink"], 1, "64x64"), whole[:64, :64])
+    assert np.array_equal(compose(sprite, PALETTE["pink"], 2, "128x64"), whole[:64])
+    assert np.array_equal(compose(sprite, PALETTE["pink"], 2, "64x128"), whole[:, :64])
 
 
 def test_blending_is_exact() -> None:
@@ -89,5 +111,7 @@ def test_names_of_the_palette_are_well_apart() -> None:
 def test_what_has_no_arrangement_is_refused() -> None:
     with pytest.raises(DataError, match="5 copies"):
         compose(noise_sprite(), (0, 0, 0), 5)
-    with pytest.raises(DataError, match="100 pixels"):
-        compose(noise_sprite(), (0, 0, 0), 1, size=100)
+    with pytest.raises(DataError, match="2 copies in 64x64"):
+        compose(noise_sprite(), (0, 0, 0), 2, "64x64")
+    with pytest.raises(DataError, match="100x100 pixels"):
+        compose(noise_sprite(), (0, 0, 0), 1, "100x100")

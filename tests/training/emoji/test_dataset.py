@@ -70,7 +70,7 @@ def test_description(tiny_packages: Path, tmp_path: Path) -> None:
 
 
 def test_all_combinations_and_large_pictures(tiny_packages: Path, tmp_path: Path) -> None:
-    options = ("--all-combinations", "--background", "blue", "--size", "256", "--shard-size", "1000")
+    options = ("--all-combinations", "--background", "blue", "--size", "256x256", "--shard-size", "1000")
     make(tmp_path / "out", tiny_packages, *options)
     description = json.loads((tmp_path / "out" / "dataset.json").read_text())
     pairs = 7 * 3 + 1 + 2 + 3  # seven emoji in three styles, one in one, a flag in two, a sign in three

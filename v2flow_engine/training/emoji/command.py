@@ -34,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     amount.add_argument(
         "--all-combinations", action="store_true", help="every emoji, style, colour and count once"
     )
-    parser.add_argument("--size", type=int, default=defaults.size, choices=SIZES, help="pixels (%(default)s)")
+    parser.add_argument(
+        "--size", default=defaults.size, choices=SIZES, help="width x height in pixels (%(default)s)"
+    )
     parser.add_argument(
         "--background", default=defaults.background, metavar="COLOUR", help=background_choices()
     )

@@ -1,19 +1,18 @@
 """One sprite, a background colour and a count -> a picture.
 
-The arrangement is fixed. At 128 pixels every copy of two to four starts 4 pixels after a multiple of 16, so
-copies differ by whole 16-pixel cells and look alike to anything that cuts the picture into such cells.
+The arrangement is fixed. But for a single copy in a picture of 128 x 128, every copy starts 4 pixels after a multiple
+of 16, so copies differ by whole 16-pixel cells and look alike to anything that cuts the picture into such cells.
 Does not know captions or files.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from v2flow_engine.config import parse_size
 from v2flow_engine.errors import DataError
 from v2flow_engine.training.emoji.sprites import resize_sprite
-
-BASE_SIZE = 128
-SIZES: tuple[int, ...] = (128, 256)
 
 PALETTE: dict[str, tuple[int, int, int]] = {
     "white": (255, 255, 255),
@@ -33,41 +32,72 @@ PALETTE: dict[str, tuple[int, int, int]] = {
 # A random colour gets a name only this near to it; half the smallest distance between two names is 45.
 NAME_DISTANCE = 40.0
 
-# count -> the (x, y) of each copy's upper left corner, and the copies' width, in a picture of BASE_SIZE
-POSITIONS: dict[int, tuple[tuple[int, int], ...]] = {
-    1: ((8, 8),),
-    2: ((4, 36), (68, 36)),
-    3: ((36, 4), (4, 68), (68, 68)),
-    4: ((4, 4), (68, 4), (4, 68), (68, 68)),
+
+@dataclass(frozen=True)
+class Arrangement:
+    """(x, y) of each copy's upper left corner, and the copies' width, in pixels."""
+
+    corners: tuple[tuple[int, int], ...]
+    width: int
+
+    def scaled(self, factor: int) -> "Arrangement":
+        """The same, `factor` times larger."""
+        return Arrangement(tuple((x * factor, y * factor) for x, y in self.corners), self.width * factor)
+
+
+_SQUARE = {
+    1: Arrangement(((8, 8),), 112),
+    2: Arrangement(((4, 36), (68, 36)), 56),
+    3: Arrangement(((36, 4), (4, 68), (68, 68)), 56),
+    4: Arrangement(((4, 4), (68, 4), (4, 68), (68, 68)), 56),
 }
-SPRITE_WIDTHS: dict[int, int] = {1: 112, 2: 56, 3: 56, 4: 56}
-COUNTS: tuple[int, ...] = tuple(POSITIONS)
+# size "WxH" in pixels -> count -> arrangement
+ARRANGEMENTS: dict[str, dict[int, Arrangement]] = {
+    "128x128": _SQUARE,
+    "64x64": {1: Arrangement(((4, 4),), 56)},
+    "128x64": {1: Arrangement(((36, 4),), 56), 2: Arrangement(((4, 4), (68, 4)), 56)},
+    "64x128": {1: Arrangement(((4, 36),), 56), 2: Arrangement(((4, 4), (4, 68)), 56)},
+    "256x256": {count: arrangement.scaled(2) for count, arrangement in _SQUARE.items()},
+}
+DEFAULT_SIZE = "128x128"
+SIZES: tuple[str, ...] = tuple(ARRANGEMENTS)
+COUNTS: tuple[int, ...] = tuple(_SQUARE)
 
 
-def sprite_size(size: int) -> int:
-    """The width of the sprites to load for pictures of `size`: that of a single copy."""
-    return SPRITE_WIDTHS[1] * size // BASE_SIZE
+def counts_of(size: str) -> tuple[int, ...]:
+    """How many copies a picture of `size` can show. Raises DataError for an unknown size."""
+    if size not in ARRANGEMENTS:
+        raise DataError(f"no arrangement for pictures of {size} pixels; expected one of {', '.join(SIZES)}")
+    return tuple(ARRANGEMENTS[size])
+
+
+def sprite_size(size: str) -> int:
+    """The width of the sprites to load for pictures of `size`: a single copy's in a square picture.
+
+    Smaller copies are resized from these, so that they look the same in every size.
+    """
+    return _SQUARE[1].width * (2 if size == "256x256" else 1)
 
 
 def compose(
-    sprite_rgba: np.ndarray, background_rgb: Sequence[int], count: int, size: int = BASE_SIZE
+    sprite_rgba: np.ndarray, background_rgb: Sequence[int], count: int, size: str = DEFAULT_SIZE
 ) -> np.ndarray:
     """Places `count` copies of a sprite on a plain background.
 
     sprite_rgba: (P, P, 4) uint8, straight alpha, any P (sprite_size(size) spares single copies a resampling).
-    Returns (size, size, 3) uint8. Raises DataError for a count or a size that has no arrangement.
+    Returns (H, W, 3) uint8. Raises DataError for a count or a size that has no arrangement.
     """
-    if count not in POSITIONS:
-        raise DataError(f"no arrangement of {count} copies; expected one of {list(COUNTS)}")
-    if size not in SIZES:
-        raise DataError(f"no arrangement for pictures of {size} pixels; expected one of {list(SIZES)}")
-    scale = size // BASE_SIZE
-    width = SPRITE_WIDTHS[count] * scale
-    patch = _over(resize_sprite(sprite_rgba, width), background_rgb)
-    picture = np.empty((size, size, 3), np.uint8)
+    if count not in counts_of(size):
+        raise DataError(
+            f"no arrangement of {count} copies in {size} pixels; expected one of {list(counts_of(size))}"
+        )
+    arrangement = ARRANGEMENTS[size][count]
+    width, height = parse_size(size)
+    patch = _over(resize_sprite(sprite_rgba, arrangement.width), background_rgb)
+    picture = np.empty((height, width, 3), np.uint8)
     picture[:] = background_rgb
-    for x, y in POSITIONS[count]:
-        picture[y * scale : y * scale + width, x * scale : x * scale + width] = patch
+    for x, y in arrangement.corners:
+        picture[y : y + arrangement.width, x : x + arrangement.width] = patch
     return picture
 
 

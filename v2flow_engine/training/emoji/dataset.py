@@ -19,7 +19,7 @@ from pathlib import Path
 from v2flow_engine.errors import DataError, OutputError
 from v2flow_engine.training.emoji import sources
 from v2flow_engine.training.emoji.catalogue import load_catalogue, select
-from v2flow_engine.training.emoji.compose import PALETTE, sprite_size
+from v2flow_engine.training.emoji.compose import DEFAULT_SIZE, PALETTE, counts_of, sprite_size
 from v2flow_engine.training.emoji.plan import Plan, plan_all, plan_random, shuffle_plan
 from v2flow_engine.training.emoji.shards import Shard, cut_into_shards, write_shard
 from v2flow_engine.training.emoji.splits import SPLITS
@@ -40,7 +40,7 @@ class DatasetSettings:
     """
 
     images: int | None = 60_000
-    size: int = 128
+    size: str = DEFAULT_SIZE
     background: str = "palette"
     seed: int = 0
     shard_size: int = 2_000
@@ -49,6 +49,7 @@ class DatasetSettings:
     def __post_init__(self) -> None:
         if self.images is not None and self.images < 1:
             raise DataError(f"--images is {self.images}; expected at least 1")
+        counts_of(self.size)
         if self.shard_size < 1:
             raise DataError(f"--shard-size is {self.shard_size}; expected at least 1")
         if self.background not in ("palette", "random", *PALETTE):
@@ -106,8 +107,9 @@ def make_plan(settings: DatasetSettings, packages_dir: Path) -> Plan:
     if settings.emoji is not None:
         catalogue = select(catalogue, settings.emoji)
     if settings.images is not None:
-        return plan_random(catalogue, settings.images, settings.background, settings.seed)
-    plan = plan_all(catalogue)
+        counts = counts_of(settings.size)
+        return plan_random(catalogue, settings.images, settings.background, settings.seed, counts)
+    plan = plan_all(catalogue, counts_of(settings.size))
     if settings.background != "palette":
         plan = {
             split: [p for p in each if p.background_name == settings.background]
@@ -162,7 +164,7 @@ def _write_shards(
 
 
 def _run(
-    shards: list[Shard], context: tuple[str, int, int, str], workers: int
+    shards: list[Shard], context: tuple[str, str, int, str], workers: int
 ) -> Iterator[tuple[Shard, int]]:
     if workers <= 1 or len(shards) == 1:
         for shard in shards:
@@ -178,7 +180,7 @@ def _run(
         pool.shutdown(cancel_futures=True)
 
 
-def _write_one(shard: Shard, packages_dir: str, size: int, seed: int, folder: str) -> int:
+def _write_one(shard: Shard, packages_dir: str, size: str, seed: int, folder: str) -> int:
     """Runs in a worker; the sprites are a memory map, so opening them for each shard is cheap."""
     sprites = load_sprites(Path(packages_dir), sprite_size(size))
     return write_shard(shard, sprites, size, seed, Path(folder))

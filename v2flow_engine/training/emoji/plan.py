@@ -4,6 +4,7 @@ Held-out pictures are planned apart from training pictures, so that every shard 
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from v2flow_engine.errors import DataError
@@ -29,13 +30,13 @@ class Picture:
 Plan = dict[str, list[Picture]]
 
 
-def plan_all(catalogue: list[Emoji]) -> Plan:
+def plan_all(catalogue: list[Emoji], counts: Sequence[int] = COUNTS) -> Plan:
     """Every combination of (emoji, style, colour of the palette, count), by split, in a fixed order."""
     plan: Plan = {split: [] for split in SPLITS}
     for emoji in catalogue:
         for style in emoji.styles:
             for name, rgb in PALETTE.items():
-                for count in COUNTS:
+                for count in counts:
                     picture = Picture(emoji, style, name, rgb, count)
                     plan[split_of(emoji.hexcode, style, name, count)].append(picture)
     return plan
@@ -46,7 +47,9 @@ def shuffle_plan(plan: Plan, seed: int) -> Plan:
     return {split: random.Random(f"{seed}/{split}").sample(each, len(each)) for split, each in plan.items()}
 
 
-def plan_random(catalogue: list[Emoji], images: int, background: str, seed: int) -> Plan:
+def plan_random(
+    catalogue: list[Emoji], images: int, background: str, seed: int, counts: Sequence[int] = COUNTS
+) -> Plan:
     """`images` random pictures, a fixed share of them held out.
 
     background: "palette" (combinations drawn without repetition), the name of one colour (likewise), or
@@ -55,10 +58,10 @@ def plan_random(catalogue: list[Emoji], images: int, background: str, seed: int)
     sizes = {split: round(images * share) for split, share in HELDOUT_SHARES.items()}
     sizes["train"] = images - sum(sizes.values())
     if background == "random":
-        return {split: _random_colours(catalogue, split, sizes[split], seed) for split in SPLITS}
+        return {split: _random_colours(catalogue, split, sizes[split], seed, counts) for split in SPLITS}
     plan = {
         split: [picture for picture in each if background in ("palette", picture.background_name)]
-        for split, each in plan_all(catalogue).items()
+        for split, each in plan_all(catalogue, counts).items()
     }
     for split, each in plan.items():
         if sizes[split] > len(each):
@@ -69,7 +72,9 @@ def plan_random(catalogue: list[Emoji], images: int, background: str, seed: int)
     return {split: pictures[: sizes[split]] for split, pictures in shuffle_plan(plan, seed).items()}
 
 
-def _random_colours(catalogue: list[Emoji], split: str, size: int, seed: int) -> list[Picture]:
+def _random_colours(
+    catalogue: list[Emoji], split: str, size: int, seed: int, counts: Sequence[int]
+) -> list[Picture]:
     rng = random.Random(f"{seed}/{split}/random colours")
     pairs = [(emoji, style) for emoji in catalogue for style in emoji.styles]
     # Held-out emoji are too rare to be waited for.
@@ -84,7 +89,7 @@ def _random_colours(catalogue: list[Emoji], split: str, size: int, seed: int) ->
             rng.randrange(256),
             rng.randrange(256),
             rng.randrange(256),
-            rng.choice(COUNTS),
+            rng.choice(counts),
         )
         name = nearest_colour_name((red, green, blue))
         if split_of(emoji.hexcode, style, name, count) == split:

@@ -47,7 +47,7 @@ def cut_into_shards(plan: dict[str, list[Picture]], shard_size: int) -> list[Sha
 
 
 def write_shard(
-    shard: Shard, sprites: dict[tuple[str, str], np.ndarray], size: int, seed: int, folder: Path
+    shard: Shard, sprites: dict[tuple[str, str], np.ndarray], size: str, seed: int, folder: Path
 ) -> int:
     """Writes a whole shard into `folder` and returns its size in bytes."""
     path = folder / shard.filename

@@ -1,0 +1,125 @@
+"""(seed, step) -> the step's batch, cut into the parts that processes and micro-batches compute.
+
+Everything random of a sample comes from (seed, step, its place in the whole batch), so that neither the number of
+processes nor accumulation changes what is computed. Knows nothing of what the samples are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence, Sized
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from v2flow_engine.errors import DataError
+from v2flow_engine.training.ranks import Ranks
+
+
+def spread(samples: Sized, count: int) -> torch.Tensor:
+    """Up to `count` indices, int64, spread evenly over a set."""
+    return torch.linspace(0, len(samples) - 1, min(count, len(samples))).long()
+
+
+@dataclass(frozen=True)
+class BatchPart:
+    """Some samples of a step's batch, computed in one go.
+
+    chosen: the set that the batch comes from. indices (b,): the samples in that set. first: the place of this part's
+    first sample in the whole batch. whole: B, samples of the whole batch.
+    """
+
+    seed: int
+    step: int
+    chosen: int
+    indices: torch.Tensor
+    first: int
+    whole: int
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def share(self) -> float:
+        """Weight of this part's mean in the mean over the whole batch."""
+        return len(self) / self.whole
+
+    def draws(self, device: torch.device) -> Draws:
+        """The samples' random numbers, from their start: the same ones whenever it is called."""
+        return Draws([mixed_seed(self.seed, self.step, self.first + i) for i in range(len(self))], device)
+
+
+class Draws:
+    """Random numbers of b samples, each from its own generator: (b, ...), the same alone and in any batch."""
+
+    def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
+        self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+    def each(self, draw: Callable[[torch.Generator], torch.Tensor]) -> torch.Tensor:
+        """Stack what `draw` makes with each sample's generator."""
+        return torch.stack([draw(generator) for generator in self.generators])
+
+    def rand(self, *shape: int) -> torch.Tensor:
+        """Uniform in [0, 1), (b, *shape)."""
+        return self.each(lambda generator: torch.rand(shape, generator=generator, device=generator.device))
+
+    def randn(self, *shape: int) -> torch.Tensor:
+        """Standard normal, (b, *shape)."""
+        return self.each(lambda generator: torch.randn(shape, generator=generator, device=generator.device))
+
+    def randint(self, high: int) -> torch.Tensor:
+        """Integers in [0, high), (b,)."""
+        return self.each(
+            lambda generator: torch.randint(high, (), generator=generator, device=generator.device)
+        )
+
+
+def mixed_seed(*numbers: int) -> int:
+    """Several numbers -> one seed of 32 bits, which is all that torch's CPU generator looks at."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def check_batches(counts: Sequence[int], batch_size: int, world: int) -> None:
+    """Raise `DataError` unless every process gets a sample of every batch."""
+    smallest = min(batch_size, *counts)
+    if smallest < world:
+        raise DataError(
+            f"{world} processes need batches of at least {world}, got {smallest} "
+            f"(batch_size {batch_size}; pictures of each size: {', '.join(map(str, counts))})"
+        )
+
+
+def step_parts(
+    counts: Sequence[int], batch_size: int, step: int, seed: int, accumulate: int, ranks: Ranks
+) -> list[BatchPart]:
+    """This process's parts of a step's batch, `accumulate` of them, or fewer where there are fewer samples."""
+    chosen, indices = epoch_indices(counts, batch_size, step, seed)
+    mine = torch.arange(len(indices)).tensor_split(ranks.world)[ranks.rank]
+    return [
+        BatchPart(seed, step, chosen, indices[places], int(places[0]), len(indices))
+        for places in mine.tensor_split(accumulate)
+        if len(places)
+    ]
+
+
+def epoch_indices(counts: Sequence[int], batch_size: int, step: int, seed: int) -> tuple[int, torch.Tensor]:
+    """The batch of a step: (which set, its indices (batch_size,) int64), a function of (seed, step).
+
+    counts: pictures of each set; a batch comes from one set. An epoch is one pass over all sets without replacement,
+        their batches shuffled.
+    """
+    sizes = [min(batch_size, count) for count in counts]
+    batches = [count // size for count, size in zip(counts, sizes, strict=True)]
+    epoch, place = divmod(step, sum(batches))
+    chosen, place = 0, int(_permutation(sum(batches), mixed_seed(seed, epoch))[place])
+    while place >= batches[chosen]:
+        place -= batches[chosen]
+        chosen += 1
+    permutation = _permutation(counts[chosen], mixed_seed(seed, epoch, chosen + 1))
+    return chosen, permutation[place * sizes[chosen] : (place + 1) * sizes[chosen]]
+
+
+@lru_cache(maxsize=16)
+def _permutation(count: int, seed: int) -> torch.Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
