@@ -42,6 +42,10 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
         "train the visual tokenizer and its flow decoder",
     ),
     ("train", "llm"): ("v2flow_engine.training.command", "train the LLM that writes visual tokens"),
+    ("train", "features"): (
+        "v2flow_engine.training.command",
+        "train the network whose features FID compares",
+    ),
     ("convert", "official"): (
         "v2flow_engine.training.official.command",
         "a checkpoint of the reference -> a visual tokenizer",
@@ -53,6 +57,10 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
     ("eval", "reconstruction"): (
         "v2flow_engine.evaluation.reconstruction_command",
         "PSNR and SSIM of autoencoder and tokenizer, codebook usage",
+    ),
+    ("eval", "tokenizers"): (
+        "v2flow_engine.evaluation.tokenizers_command",
+        "several tokenizers on the same pictures: PSNR, SSIM, FID, codebook, the LLM's loss",
     ),
     ("parity",): ("v2flow_engine.evaluation.parity_command", "compare with what the reference computed"),
     ("info",): ("v2flow_engine.info", "versions, device and the models at hand"),

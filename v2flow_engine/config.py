@@ -112,8 +112,9 @@ def find_grid(grids: dict[str, Any], size: str) -> Any:
 class FlowConfig:
     """How the velocity net was trained and is sampled by default.
 
-    method: "linear_flow" (net time 1000 * noise level, output noise - data) or "CondOT" (net time in [0, 1] from
-        noise to data, output data - noise).
+    method: "linear_flow" (net time 1000 * noise level, output noise - data), "CondOT" (net time in [0, 1] from
+        noise to data, output data - noise), or "regression": no flow, a linear layer behind the transformer says
+        what the data is. That is a plain VQ tokenizer, to compare with.
     unconditional: where the unconditional input of the velocity net comes from: "transformer" (its output for the
         null conditions) or "null_condition" (the raw null vector, as the reference's linear_flow does).
     shift: time shift of the DPM-Solver++ grid, as in SD3; 1 is uniform.
@@ -129,8 +130,10 @@ class FlowConfig:
     guidance_schedule: str = "constant"
 
     def __post_init__(self) -> None:
-        if self.method not in ("linear_flow", "CondOT"):
-            raise ModelFolderError(f"flow method must be linear_flow or CondOT, got {self.method!r}")
+        if self.method not in ("linear_flow", "CondOT", "regression"):
+            raise ModelFolderError(
+                f"flow method must be linear_flow, CondOT or regression, got {self.method!r}"
+            )
         if self.unconditional not in ("transformer", "null_condition"):
             raise ModelFolderError(
                 f"unconditional must be transformer or null_condition, got {self.unconditional!r}"

@@ -14,7 +14,7 @@ from v2flow_engine.config import Grid
 from v2flow_engine.decoding.schedule import guidance_scales, round_positions
 from v2flow_engine.errors import RequestError
 from v2flow_engine.flow.path import net_time, to_velocity
-from v2flow_engine.flow.solvers import Field, get_solver
+from v2flow_engine.flow.solvers import Field, evaluate_once, get_solver
 from v2flow_engine.models.visual_tokenizer import VisualTokenizer
 
 
@@ -56,6 +56,8 @@ def sample_latents(
     """
     flow = tokenizer.config.flow
     integrate = get_solver(solver or flow.solver)
+    if flow.method == "regression":  # everything from the conditions, in one round
+        integrate, rounds = evaluate_once, 1
     conditions = tokenizer.conditions(codes)
     latent_tokens, known = _start(tokenizer, noise, known_latents, redraw)
     num_masked = noise.shape[1] - known.shape[1]

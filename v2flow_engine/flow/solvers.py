@@ -16,6 +16,11 @@ from v2flow_engine.flow.dopri5 import dopri5
 Field = Callable[[torch.Tensor, float], torch.Tensor]
 
 
+def evaluate_once(field: Field, noise: torch.Tensor, steps: int, shift: float = 1.0) -> torch.Tensor:
+    """No integration: the field's value at nothing is the result, whatever the noise (the method "regression")."""
+    return field(torch.zeros_like(noise), 0.0)
+
+
 def euler(field: Field, noise: torch.Tensor, steps: int, shift: float = 1.0) -> torch.Tensor:
     """First order, `steps` evaluations, uniform in t (shift is ignored by design: it serves DPM-Solver++)."""
     x_t = noise

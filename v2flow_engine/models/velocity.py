@@ -68,6 +68,18 @@ class FinalLayer(nn.Module):
         return self.linear(hidden * (1 + scale) + shift)
 
 
+class RegressionHead(nn.Module):
+    """What stands in the velocity net's place where there is no flow: features -> data, whatever x_t and time are."""
+
+    def __init__(self, channels: int, feature_width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(feature_width, channels)
+
+    def forward(self, x_t: torch.Tensor, time: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """features (M, D) -> (M, C p^2)."""
+        return self.linear(features)
+
+
 class VelocityNet(nn.Module):
     """An MLP of `depth` modulated blocks.
 

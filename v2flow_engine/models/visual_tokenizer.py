@@ -17,7 +17,7 @@ from v2flow_engine.errors import ModelFolderError
 from v2flow_engine.models.masked_transformer import MaskedTransformer
 from v2flow_engine.models.quantizer import CosineQuantizer
 from v2flow_engine.models.resampler import Resampler, mlp
-from v2flow_engine.models.velocity import VelocityNet
+from v2flow_engine.models.velocity import RegressionHead, VelocityNet
 
 
 class VisualTokenizer(nn.Module):
@@ -51,8 +51,12 @@ class VisualTokenizer(nn.Module):
             config.token_grid,
             config.position_grid,
         )
-        self.velocity = VelocityNet(
-            config.token_channels, config.width, config.velocity_width, config.velocity_depth
+        self.velocity = (
+            RegressionHead(config.token_channels, config.width)
+            if config.flow.method == "regression"
+            else VelocityNet(
+                config.token_channels, config.width, config.velocity_width, config.velocity_depth
+            )
         )
         self.register_buffer("vocabulary", None, persistent=False)
 

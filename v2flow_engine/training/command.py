@@ -1,4 +1,4 @@
-"""`v2flow train vae|tokenizer|llm`: arguments -> data -> stage -> loop."""
+"""`v2flow train vae|tokenizer|llm|features`: arguments -> data -> stage -> loop."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from v2flow_engine.training.ranks import Ranks, join, leave
 from v2flow_engine.training.settings import DEFAULTS, load_settings
 from v2flow_engine.training.sizing import Sizing
 
-HELP = "train the autoencoder, the visual tokenizer or the LLM"
+HELP = "train the autoencoder, the visual tokenizer, the LLM or the feature network of FID"
 HELDOUT = ("heldout_combination", "heldout_emoji")
 Built = tuple[Stage, Any, dict[str, Any]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of all three stages; `args.subcommand` says which one runs."""
+    """The arguments of all stages; `args.subcommand` says which one runs."""
     parser.add_argument(
         "--data",
         type=Path,
@@ -103,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
         "vae": _build_autoencoder,
         "tokenizer": _build_tokenizer,
         "llm": _build_llm,
+        "features": _build_features,
     }
     with told_as_output_error(args.out):
         args.out.mkdir(parents=True, exist_ok=True)
@@ -178,6 +179,13 @@ def _build_autoencoder(args: argparse.Namespace, ranks: Ranks) -> Built:
 
     config, values = _settings(args, AutoencoderConfig)
     return AutoencoderStage(config, *_pictures(args, ranks), ranks.device, _init(args)), config.loop, values
+
+
+def _build_features(args: argparse.Namespace, ranks: Ranks) -> Built:
+    from v2flow_engine.training.features import FeatureStage, FeatureTraining
+
+    config, values = _settings(args, FeatureTraining)
+    return FeatureStage(config, *_pictures(args, ranks), ranks.device), config.loop, values
 
 
 def _build_tokenizer(args: argparse.Namespace, ranks: Ranks) -> Built:

@@ -57,7 +57,7 @@ def grow_autoencoder(net: AutoencoderDC, trained: AutoencoderDC, generator: torc
         )
     net.load_state_dict({key: value for key, value in weights.items() if key not in own}, strict=False)
     new = torch.randn(channels - kept, *rows.shape[1:], generator=generator)
-    new = new * (rows.flatten(1).norm(dim=1).mean() / new[0].numel() ** 0.5)
+    new = new * (rows.flatten(1).norm(dim=1).mean() / rows[0].numel() ** 0.5)
     set_encoder_rows(net, torch.cat([rows, new]))
     net.encoder.conv_out.bias.zero_()
     net.encoder.conv_out.bias[:kept] = trained.encoder.conv_out.bias

@@ -144,34 +144,9 @@ class LlmStage(Stage):
             hidden = draws.rand(train.codes.shape[1]) < share
         return {"loss": self._loss_of(self.net, train, rows, variants, dropped, hidden)}
 
-    def _loss_of(
-        self,
-        net: nn.Module,
-        data: Captioned,
-        rows: torch.Tensor,
-        variants: torch.Tensor,
-        dropped: torch.Tensor,
-        hidden_codes: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        vocabulary = self.vocabulary
-        prompts, lengths = data.prompt_ids[rows, variants].long(), data.lengths[rows, variants].long()
-        if not self.config.loop.compile:  # compiled code wants one shape; else work is saved on short prompts
-            prompts = prompts[:, : int(lengths.max())]
-        prompts = torch.where(dropped, vocabulary.unconditional_ids(prompts), prompts)
-        codes = data.codes[rows].long() + vocabulary.visual_offset
-        end = torch.full_like(codes[:, :1], vocabulary.image_end_id)
-        image = torch.cat([codes, end], dim=1)  # (B, S + 1)
-        batch, longest = prompts.shape
-        sequence = torch.full((batch, longest + image.shape[1]), vocabulary.null_id, device=self.device)
-        sequence[:, :longest] = prompts
-        places = lengths[:, None] + torch.arange(image.shape[1], device=self.device)
-        shown = codes if hidden_codes is None else torch.where(hidden_codes, vocabulary.null_id, codes)
-        sequence.scatter_(1, places, torch.cat([shown, end], dim=1))
-        # Padding stands behind the image, where causal attention does not look.
-        hidden = net.model(input_ids=sequence[:, :-1], use_cache=False).last_hidden_state
-        hidden = hidden.gather(1, (places - 1)[..., None].expand(-1, -1, hidden.shape[-1]))
-        logits = net.lm_head(hidden)
-        return F.cross_entropy(logits.flatten(0, 1).float(), image.flatten())
+    def _loss_of(self, net: nn.Module, data: Captioned, *args: torch.Tensor | None) -> torch.Tensor:
+        # Compiled code wants one shape; else work is saved on short prompts.
+        return visual_token_loss(net, self.vocabulary, data, *args, one_shape=self.config.loop.compile)
 
     @torch.inference_mode()
     def evaluate(self, ema: nn.Module) -> dict[str, float]:
@@ -225,3 +200,41 @@ class LlmStage(Stage):
         (folder / "tokenizer_config.json").write_text(
             '{"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "pad_token": "<pad>"}\n'
         )
+
+
+def visual_token_loss(
+    net: nn.Module,
+    vocabulary: VisualVocabulary,
+    data: Captioned,
+    rows: torch.Tensor,
+    variants: torch.Tensor,
+    dropped: torch.Tensor,
+    hidden_codes: torch.Tensor | None = None,
+    one_shape: bool = False,
+) -> torch.Tensor:
+    """Cross-entropy of visual tokens and image_end, in nats per token.
+
+    Args:
+        rows, variants: (B,) which pictures, and which of their wordings.
+        dropped: (B, 1) bool, prompts that become null ids.
+        hidden_codes: (B, S) bool, visual inputs that become null ids.
+        one_shape: pad all prompts to the longest of the data, not of the batch.
+    """
+    prompts, lengths = data.prompt_ids[rows, variants].long(), data.lengths[rows, variants].long()
+    if not one_shape:
+        prompts = prompts[:, : int(lengths.max())]
+    prompts = torch.where(dropped, vocabulary.unconditional_ids(prompts), prompts)
+    codes = data.codes[rows].long() + vocabulary.visual_offset
+    end = torch.full_like(codes[:, :1], vocabulary.image_end_id)
+    image = torch.cat([codes, end], dim=1)  # (B, S + 1)
+    batch, longest = prompts.shape
+    sequence = torch.full((batch, longest + image.shape[1]), vocabulary.null_id, device=codes.device)
+    sequence[:, :longest] = prompts
+    places = lengths[:, None] + torch.arange(image.shape[1], device=codes.device)
+    shown = codes if hidden_codes is None else torch.where(hidden_codes, vocabulary.null_id, codes)
+    sequence.scatter_(1, places, torch.cat([shown, end], dim=1))
+    # Padding stands behind the image, where causal attention does not look.
+    hidden = net.model(input_ids=sequence[:, :-1], use_cache=False).last_hidden_state
+    hidden = hidden.gather(1, (places - 1)[..., None].expand(-1, -1, hidden.shape[-1]))
+    logits = net.lm_head(hidden)
+    return F.cross_entropy(logits.flatten(0, 1).float(), image.flatten())

@@ -23,6 +23,7 @@ from v2flow_engine.training.pictures import Pictures
 from v2flow_engine.training.ranks import Ranks
 from v2flow_engine.training.sheets import save_sheet
 from v2flow_engine.training.text import BOS, caption_of, prompt_ids, train_text_tokenizer
+from v2flow_engine.training.visual_tokenizer import random_text_embedding
 from v2flow_engine.training.vocabulary_surgery import lay_out_vocabulary
 
 TOKENIZER_CAPTIONS = 60_000
@@ -56,7 +57,7 @@ def build_llm_stage(
     autoencoder = Autoencoder.from_folder(vae_dir, device)
     tokenizer = load_trained_tokenizer(tokenizer_dir, device)
     shape = tokenizer.config
-    if shape.text_vocab_size != config.text_vocab_size:
+    if shape.text_vocab_size not in (None, config.text_vocab_size):
         raise DataError(
             f"{tokenizer_dir}: the tokenizer mixes {shape.text_vocab_size} text rows; the LLM's config has "
             f"{config.text_vocab_size}"
@@ -104,12 +105,16 @@ def build_llm_stage(
             rows += to_pixels(decoder.decode(requests)).split(8)
         save_sheet(rows, path)
 
+    # A tokenizer without a vocabulary says nothing of text rows: the LLM gets random ones.
+    text = tokenizer.vocabulary
+    if text is None:
+        text = random_text_embedding(config.text_vocab_size, shape.code_dim, config.loop.seed)
     return LlmStage(
         config,
         captioned(training, config.caption_variants),
         captioned(heldout, 1),
         vocabulary,
-        tokenizer.vocabulary.cpu() if tokenizer.vocabulary is not None else torch.empty(0),
+        text.cpu(),
         tokenizer.quantizer.codebook.cpu(),
         text_tokenizer,
         device,

@@ -185,7 +185,10 @@ class VisualTokenizerStage(Stage):
         else:
             # One number for the whole batch, so that its rows have one shape.
             share = _masked_share(config.mask_ratio_min, mixed_seed(part.seed, part.step))
-            losses["flow"] = self._flow_loss(latents, conditions, grid, share, draws)
+            if config.model.flow.method == "regression":
+                losses["flow"] = self._regression_loss(latents, conditions, grid)
+            else:
+                losses["flow"] = self._flow_loss(latents, conditions, grid, share, draws)
             loss = losses["flow"] + config.head_weight * head
         return {"loss": loss + config.commitment_weight * quantized.commitment, **losses}
 
@@ -260,6 +263,16 @@ class VisualTokenizerStage(Stage):
         t = draws.each(lambda generator: sample_time(flow, repeats * masked, generator)).flatten()
         output = tokenizer.velocity(interpolate(noise, data, t), net_time(flow, t), features)
         return F.mse_loss(to_velocity(flow, output).float(), data - noise)
+
+    def _regression_loss(self, latents: torch.Tensor, conditions: torch.Tensor, grid: Grid) -> torch.Tensor:
+        """Squared error of the latents that are predicted from the conditions alone."""
+        tokenizer = self.net.tokenizer
+        data = tokenizer.patchify(latents)  # (B, N, C p^2)
+        known = torch.empty(len(data), 0, dtype=torch.int64, device=data.device)
+        features = tokenizer.masked_transformer(data, known, conditions, grid).flatten(0, 1)
+        nothing = torch.zeros(0, device=data.device)
+        output = tokenizer.velocity(nothing, nothing, features)
+        return F.mse_loss(output.float(), data.flatten(0, 1))
 
     @torch.inference_mode()
     def evaluate(self, ema: nn.Module) -> dict[str, float]:
