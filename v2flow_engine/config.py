@@ -20,6 +20,7 @@ FORMAT_VERSION = 1
 Grid = tuple[int, int]  # (rows, columns) of an image's visual tokens
 MAX_GUIDANCE = 100.0
 MAX_FLOW_STEPS = 1000
+MAX_TEMPERATURE = 2.0  # vLLM's own limit; the decoder has the same
 MAX_SEED = 2**63 - 1  # what a torch generator and vLLM both take
 # The names in `flow.solvers`, which is not imported here because of torch.
 SOLVERS = ("euler", "heun", "dpm_solver_pp_2m", "dopri5")
@@ -232,8 +233,8 @@ class VisualTokenizerConfig:
 class GenerationDefaults:
     """What a request gets that does not say otherwise.
 
-    guidance_scale, temperature and top_k (0: all) act on the LLM; rounds, flow_steps and decoder_guidance on the
-    decoder.
+    guidance_scale, temperature and top_k (0: all) act on the LLM; rounds, flow_steps, decoder_guidance and
+    decoder_temperature on the decoder.
     """
 
     guidance_scale: float = 3.0
@@ -242,6 +243,7 @@ class GenerationDefaults:
     rounds: int = 4
     flow_steps: int = 10
     decoder_guidance: float = 1.0
+    decoder_temperature: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -115,8 +115,15 @@ def test_settings_reach_the_decoder_and_default_to_the_models_own(tokenizer: Ima
     own = tokenizer.decode(codes)[0]
     defaults = tokenizer.folder.defaults
     assert own == tokenizer.decode(codes, rounds=defaults.rounds, flow_steps=defaults.flow_steps)[0]
-    for changed in ({"rounds": 5}, {"flow_steps": 9}, {"decoder_guidance": 3.0}):
+    for changed in (
+        {"rounds": 5},
+        {"flow_steps": 9},
+        {"decoder_guidance": 3.0},
+        {"decoder_temperature": 0.3},
+    ):
         assert distance(tokenizer.decode(codes, **changed)[0], own) > 1
+    still = [tokenizer.decode(codes, seeds=seed, rounds=1, decoder_temperature=0.0)[0] for seed in (0, 1)]
+    assert distance(*still) <= 1  # one round without noise: nothing of the seed is left
     described = tokenizer.describe(rounds=5)
     assert (described["rounds"], described["flow_steps"]) == (5, defaults.flow_steps)
     assert described["model"] == "tiny"

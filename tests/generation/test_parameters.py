@@ -22,9 +22,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
 
 
 def test_defaults_are_the_models_and_none_overrides_nothing(folder: ModelFolder) -> None:
-    assert GenerationParameters.resolve(folder) == GenerationParameters(SIZE, 3.0, 1.0, 0, 2, 3, 1.0)
+    assert GenerationParameters.resolve(folder) == GenerationParameters(SIZE, 3.0, 1.0, 0, 2, 3, 1.0, 1.0)
     changed = GenerationParameters.resolve(folder, rounds=5, guidance_scale=None, temperature=0, top_k=7)
-    assert changed == GenerationParameters(SIZE, 3.0, 0.0, 7, 5, 3, 1.0)
+    assert changed == GenerationParameters(SIZE, 3.0, 0.0, 7, 5, 3, 1.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,7 @@ def test_defaults_are_the_models_and_none_overrides_nothing(folder: ModelFolder)
         ("flow_steps", 0, "from 1 to 1000, got 0"),
         ("flow_steps", 1001, "got 1001"),
         ("decoder_guidance", 101, "got 101"),
+        ("decoder_temperature", 2.1, "from 0 to 2, got 2.1"),
         ("steps", 3, "unknown parameters \\['steps'\\]"),
     ],
 )

@@ -124,11 +124,12 @@ class Decoder:
         first = requests[0]
         grid = self.grid_of(first.size)
         own = images_noise(self.tokenizer.config, (r.seed for r in requests), grid, self.device)
+        temperatures = torch.tensor([r.temperature for r in requests], device=self.device)
         latents = sample_latents(
             self.tokenizer,
             torch.stack([r.codes for r in requests]).to(self.device),
             own.order,
-            own.noise,
+            own.noise * temperatures[:, None, None],
             grid=grid,
             rounds=first.rounds,
             flow_steps=first.flow_steps,

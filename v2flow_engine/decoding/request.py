@@ -8,7 +8,14 @@ from dataclasses import dataclass
 
 import torch
 
-from v2flow_engine.config import MAX_FLOW_STEPS, MAX_GUIDANCE, MAX_SEED, Grid, VisualTokenizerConfig
+from v2flow_engine.config import (
+    MAX_FLOW_STEPS,
+    MAX_GUIDANCE,
+    MAX_SEED,
+    MAX_TEMPERATURE,
+    Grid,
+    VisualTokenizerConfig,
+)
 from v2flow_engine.errors import RequestError
 
 
@@ -18,6 +25,7 @@ class DecodeRequest:
 
     codes: (S,) int64 in [0, K). size: "WxH" in pixels. rounds: masked autoregressive rounds, 1..N.
     flow_steps: solver evaluations per round. guidance_scale: the decoder's own (1: no second half).
+    temperature: scale of the noise where the flow starts (MAR's temperature, arXiv 2406.11838, for a flow).
     known_latents: (C, h, w), scaled; kept exactly wherever `redraw` does not say otherwise.
     redraw: (N,) bool, the latent positions to draw; with it, rounds are 1 to as many as these.
     """
@@ -28,6 +36,7 @@ class DecodeRequest:
     rounds: int = 4
     flow_steps: int = 10
     guidance_scale: float = 1.0
+    temperature: float = 1.0
     known_latents: torch.Tensor | None = None
     redraw: torch.Tensor | None = None
 
@@ -41,6 +50,10 @@ class DecodeRequest:
         if not 0.0 <= self.guidance_scale <= MAX_GUIDANCE:
             raise RequestError(
                 f"the decoder's guidance must be between 0 and {MAX_GUIDANCE:g}, got {self.guidance_scale}"
+            )
+        if not 0.0 <= self.temperature <= MAX_TEMPERATURE:
+            raise RequestError(
+                f"the decoder's temperature must be between 0 and {MAX_TEMPERATURE:g}, got {self.temperature}"
             )
 
 

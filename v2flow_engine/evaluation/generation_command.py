@@ -23,7 +23,16 @@ if TYPE_CHECKING:
     from v2flow_engine.evaluation.judge import Judge, Verdict
 
 HELP = "Generate pictures for prompts and judge whether they show the right emoji, background and count."
-PARAMETERS = ("guidance_scale", "temperature", "top_k", "rounds", "flow_steps", "decoder_guidance", "size")
+PARAMETERS = (
+    "guidance_scale",
+    "temperature",
+    "top_k",
+    "rounds",
+    "flow_steps",
+    "decoder_guidance",
+    "decoder_temperature",
+    "size",
+)
 SHEET_ROWS = 24
 PARTS = ("n", "top1", "top5", "background", "count", "all_right", "similarity")
 
@@ -50,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, metavar="R", help="of the decoder")
     parser.add_argument("--flow-steps", type=int, metavar="F", help="of the decoder, in each round")
     parser.add_argument("--decoder-guidance", type=float, metavar="G", help="1 is none")
+    parser.add_argument("--decoder-temperature", type=float, metavar="T", help="of the decoder's noise")
     parser.add_argument("--size", metavar="WxH", help="what is not given is the model's own default")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write sheets: generated, reference")
 

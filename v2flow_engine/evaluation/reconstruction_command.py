@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 HELP = "Measure what the autoencoder and the visual tokenizer lose, and how much of the codebook is used."
 SHEET_ROWS = 24
 CHUNK = 256
-SETTINGS = ("rounds", "flow_steps", "decoder_guidance")
+SETTINGS = ("rounds", "flow_steps", "decoder_guidance", "decoder_temperature")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, metavar="R", help="of the decoder; the model's own by default")
     parser.add_argument("--flow-steps", type=int, metavar="F", help="of the decoder, in each round")
     parser.add_argument("--decoder-guidance", type=float, metavar="G", help="1 is none")
+    parser.add_argument("--decoder-temperature", type=float, metavar="T", help="of the decoder's noise")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="write sheets: original, autoencoder, tokenizer"
     )

@@ -60,6 +60,7 @@ class ImageRequest:
             rounds=parameters.rounds,
             flow_steps=parameters.flow_steps,
             guidance_scale=parameters.decoder_guidance,
+            temperature=parameters.decoder_temperature,
         )
 
     def to_row(self) -> dict[str, Any]:

@@ -35,7 +35,15 @@ if TYPE_CHECKING:
 BATCH = 16
 MAX_BATCH = 4096
 MAX_VARIATIONS = 10_000
-DESCRIBED = ("model", "model_digest", "size", "rounds", "flow_steps", "decoder_guidance")
+DESCRIBED = (
+    "model",
+    "model_digest",
+    "size",
+    "rounds",
+    "flow_steps",
+    "decoder_guidance",
+    "decoder_temperature",
+)
 
 
 @dataclass(frozen=True)
@@ -153,6 +161,7 @@ class ImageTokenizer:
         rounds: int | None = None,
         flow_steps: int | None = None,
         decoder_guidance: float | None = None,
+        decoder_temperature: float | None = None,
     ) -> list[Image.Image]:
         """Codes -> pictures, in their order; sizes may be mixed.
 
@@ -160,7 +169,8 @@ class ImageTokenizer:
             codes: one image's or several.
             seeds: of the decoder's noise, one for each image; a single number is the first image's, and the next
                 ones count on from it. A picture depends on its own codes and seed alone.
-            rounds, flow_steps, decoder_guidance: see `GenerationParameters`; None is the model's own.
+            rounds, flow_steps, decoder_guidance, decoder_temperature: see `GenerationParameters`; None is the
+                model's own.
 
         Raises:
             RequestError: codes that are no image of their size, or a parameter out of range.
@@ -170,7 +180,7 @@ class ImageTokenizer:
         several = [codes] if isinstance(codes, ImageCodes) else list(codes)
         requests = []
         for each, seed in zip(several, give_seeds(seeds, len(several)), strict=True):
-            settings = self._settings(each.size, rounds, flow_steps, decoder_guidance)
+            settings = self._settings(each.size, rounds, flow_steps, decoder_guidance, decoder_temperature)
             requests.append(
                 DecodeRequest(
                     codes=each.codes,
@@ -179,6 +189,7 @@ class ImageTokenizer:
                     rounds=settings.rounds,
                     flow_steps=settings.flow_steps,
                     guidance_scale=settings.decoder_guidance,
+                    temperature=settings.decoder_temperature,
                 )
             )
         pixels: list[np.ndarray] = []
@@ -197,6 +208,7 @@ class ImageTokenizer:
         rounds: int | None = None,
         flow_steps: int | None = None,
         decoder_guidance: float | None = None,
+        decoder_temperature: float | None = None,
     ) -> list[Reconstruction]:
         """Images -> what the autoencoder alone and the whole tokenizer make of them; arguments as above."""
         pictures = self.fit(images, size=size, fit=fit, pad_color=pad_color)
@@ -208,7 +220,12 @@ class ImageTokenizer:
             by_autoencoder = self._autoencoded(latents)
             codes = self.encode_latents(latents)
             by_tokenizer = self.decode(
-                codes, seeds=own, rounds=rounds, flow_steps=flow_steps, decoder_guidance=decoder_guidance
+                codes,
+                seeds=own,
+                rounds=rounds,
+                flow_steps=flow_steps,
+                decoder_guidance=decoder_guidance,
+                decoder_temperature=decoder_temperature,
             )
             made += map(Reconstruction, batch, by_autoencoder, by_tokenizer, codes, own)
         return made
@@ -225,6 +242,7 @@ class ImageTokenizer:
         rounds: int | None = None,
         flow_steps: int | None = None,
         decoder_guidance: float | None = None,
+        decoder_temperature: float | None = None,
     ) -> list[Image.Image]:
         """An image -> `n` pictures from its codes, with the noise of the seeds `seed`, `seed + 1`, and so on.
 
@@ -233,7 +251,12 @@ class ImageTokenizer:
         check_whole("n", n, 1, MAX_VARIATIONS)
         codes = self.encode([image], size=size, fit=fit, pad_color=pad_color)
         return self.decode(
-            codes * n, seeds=seed, rounds=rounds, flow_steps=flow_steps, decoder_guidance=decoder_guidance
+            codes * n,
+            seeds=seed,
+            rounds=rounds,
+            flow_steps=flow_steps,
+            decoder_guidance=decoder_guidance,
+            decoder_temperature=decoder_temperature,
         )
 
     def describe(self, size: str | None = None, **decoder_settings: float | None) -> dict[str, Any]:
@@ -247,9 +270,15 @@ class ImageTokenizer:
         rounds: int | None = None,
         flow_steps: int | None = None,
         decoder_guidance: float | None = None,
+        decoder_temperature: float | None = None,
     ) -> GenerationParameters:
         return GenerationParameters.resolve(
-            self.folder, size=size, rounds=rounds, flow_steps=flow_steps, decoder_guidance=decoder_guidance
+            self.folder,
+            size=size,
+            rounds=rounds,
+            flow_steps=flow_steps,
+            decoder_guidance=decoder_guidance,
+            decoder_temperature=decoder_temperature,
         )
 
     @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""The two checks of generation parameters, and the LLM's own limit; those that the decoder has too are in `config`."""
+"""The two checks of generation parameters; the limits themselves are in `config`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import math
 from typing import Any
 
 from v2flow_engine.errors import RequestError
-
-MAX_TEMPERATURE = 2.0  # vLLM's own limit
 
 
 def check_whole(name: str, value: Any, low: int, high: int) -> int:

@@ -10,9 +10,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from v2flow_engine.config import MAX_FLOW_STEPS, MAX_GUIDANCE
+from v2flow_engine.config import MAX_FLOW_STEPS, MAX_GUIDANCE, MAX_TEMPERATURE
 from v2flow_engine.errors import RequestError
-from v2flow_engine.generation.limits import MAX_TEMPERATURE, check_number, check_whole
+from v2flow_engine.generation.limits import check_number, check_whole
 
 if TYPE_CHECKING:
     from v2flow_engine.checkpoint import TokenizerFolder
@@ -30,6 +30,8 @@ class GenerationParameters:
     rounds: masked autoregressive rounds of the decoder, 1..N.
     flow_steps: solver steps of the velocity field in each round.
     decoder_guidance: classifier-free guidance of the decoder; 1 is none.
+    decoder_temperature: scale of the noise that the decoder starts from; below 1 pictures vary less and come nearer to
+        the mean of what the tokens say.
     """
 
     size: str
@@ -39,6 +41,7 @@ class GenerationParameters:
     rounds: int
     flow_steps: int
     decoder_guidance: float
+    decoder_temperature: float
 
     @classmethod
     def resolve(cls, folder: TokenizerFolder, **overrides: Any) -> GenerationParameters:
@@ -68,6 +71,9 @@ def _checked(folder: TokenizerFolder, values: dict[str, Any]) -> dict[str, Any]:
         "rounds": check_whole("rounds", values["rounds"], 1, num_positions(folder, grid)),
         "flow_steps": check_whole("flow_steps", values["flow_steps"], 1, MAX_FLOW_STEPS),
         "decoder_guidance": check_number("decoder_guidance", values["decoder_guidance"], 0.0, MAX_GUIDANCE),
+        "decoder_temperature": check_number(
+            "decoder_temperature", values["decoder_temperature"], 0.0, MAX_TEMPERATURE
+        ),
     }
 
 

@@ -104,6 +104,7 @@ class Pipeline:
         rounds: int | None = None,
         flow_steps: int | None = None,
         decoder_guidance: float | None = None,
+        decoder_temperature: float | None = None,
     ) -> list[GeneratedImage]:
         """Make `n` pictures of each prompt, in the order of the prompts.
 
@@ -127,6 +128,7 @@ class Pipeline:
             rounds=rounds,
             flow_steps=flow_steps,
             decoder_guidance=decoder_guidance,
+            decoder_temperature=decoder_temperature,
         )
         requests = plan_requests(prompts, parameters, n=n, seed=seed)
         described = describe_parameters(self.folder, parameters)
@@ -169,6 +171,7 @@ class Pipeline:
         rounds: int | None = None,
         flow_steps: int | None = None,
         decoder_guidance: float | None = None,
+        decoder_temperature: float | None = None,
     ) -> list[EditedImage]:
         """Draw a part of an image anew, as the prompt says, `n` times; the rest stays as it is.
 
@@ -203,6 +206,7 @@ class Pipeline:
             rounds=rounds,
             flow_steps=flow_steps,
             decoder_guidance=decoder_guidance,
+            decoder_temperature=decoder_temperature,
         )
         return run_edit(self, plan, raw=raw)
 

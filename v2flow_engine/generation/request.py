@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from v2flow_engine.config import MAX_GUIDANCE, MAX_SEED
+from v2flow_engine.config import MAX_GUIDANCE, MAX_SEED, MAX_TEMPERATURE
 from v2flow_engine.errors import RequestError
-from v2flow_engine.generation.limits import MAX_TEMPERATURE, check_number, check_whole
+from v2flow_engine.generation.limits import check_number, check_whole
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--top-k", type=int, metavar="K", help="sample among the K likeliest tokens; 0 is all")
     model.add_argument("--rounds", type=int, metavar="R", help="of the masked decoder")
     model.add_argument("--flow-steps", type=int, metavar="F", help="solver steps in each round")
+    model.add_argument(
+        "--decoder-temperature",
+        type=float,
+        metavar="T",
+        help="scale of the decoder's noise; less, less variety",
+    )
     ray = parser.add_argument_group(
         f"Ray Data, used from {RAY_FROM} pictures on or when one of these is given"
     )
@@ -128,6 +134,7 @@ def check(args: argparse.Namespace) -> Plan:
         top_k=args.top_k,
         rounds=args.rounds,
         flow_steps=args.flow_steps,
+        decoder_temperature=args.decoder_temperature,
     )
     sources = prompts_from_flags(args.prompt) if args.prompt else prompts_from_file(args.prompts)
     planned = plan_requests([source.text for source in sources], parameters, n=args.n, seed=args.seed)

@@ -86,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
         rounds=args.rounds,
         flow_steps=args.flow_steps,
         decoder_guidance=args.decoder_guidance,
+        decoder_temperature=args.decoder_temperature,
     )
     check_new_folder(args.out)
     print(told(plan, args.rounds), file=sys.stderr)

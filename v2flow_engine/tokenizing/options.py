@@ -12,7 +12,7 @@ from v2flow_engine.reading import WHITE, Color
 if TYPE_CHECKING:
     from v2flow_engine.checkpoint import TokenizerFolder
 
-DECODER_SETTINGS = ("rounds", "flow_steps", "decoder_guidance")
+DECODER_SETTINGS = ("rounds", "flow_steps", "decoder_guidance", "decoder_temperature")
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,9 @@ def add_decoder_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--decoder-guidance", type=float, metavar="G", help="how strongly the codes rule; 1 is unguided"
     )
+    group.add_argument(
+        "--decoder-temperature", type=float, metavar="T", help="scale of the noise; less noise, less variety"
+    )
 
 
 def checked_model(args: argparse.Namespace) -> TokenizerFolder:
@@ -121,7 +124,7 @@ def checked_fitting(args: argparse.Namespace, folder: TokenizerFolder) -> Fittin
 def checked_decoder_settings(
     args: argparse.Namespace, folder: TokenizerFolder, *sizes: str
 ) -> dict[str, Any]:
-    """rounds, flow_steps and decoder_guidance as given, None where not, fit for each size.
+    """The decoder's settings as given, None where not, fit for each size.
 
     Raises `RequestError`.
     """
