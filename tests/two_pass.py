@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from v2flow_engine.vocabulary import VisualVocabulary
 
@@ -16,7 +16,7 @@ class TwoPass:
 
     def __init__(self, llm_dir: Path, vocabulary: VisualVocabulary) -> None:
         self.vocabulary = vocabulary
-        self.model = LlamaForCausalLM.from_pretrained(llm_dir, dtype=torch.float32).eval()
+        self.model = AutoModelForCausalLM.from_pretrained(llm_dir, dtype=torch.float32).eval()
 
     @torch.inference_mode()
     def visual_logits(self, token_ids: torch.Tensor) -> torch.Tensor:

@@ -28,6 +28,7 @@ from v2flow_engine.config import (
     parse_size,
 )
 from v2flow_engine.errors import ModelFolderError
+from v2flow_engine.llm_config import longest_sequence
 from v2flow_engine.prompts import PromptEncoder
 from v2flow_engine.vocabulary import VisualVocabulary
 
@@ -236,7 +237,7 @@ class ModelFolder(TokenizerFolder):
     @cached_property
     def prompt_encoder(self) -> PromptEncoder:
         """prompt -> prompt_token_ids, its tokenizer read once."""
-        return PromptEncoder(self.llm_dir, self.vocabulary, int(self.llm_config["max_position_embeddings"]))
+        return PromptEncoder(self.llm_dir, self.vocabulary, longest_sequence(self.llm_config))
 
     def load_text_embedding(self) -> torch.Tensor:
         """The LLM's own text rows, (V, D_llm) float32: where mixtures over its vocabulary live."""

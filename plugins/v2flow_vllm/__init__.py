@@ -1,6 +1,6 @@
 """The vLLM plugin: LLMs with visual tokens, guided inside the model.
 
-    vLLM's plugin loader -> register() -> ModelRegistry knows V2FlowLlamaForCausalLM, by name
+    vLLM's plugin loader -> register() -> ModelRegistry knows the architectures, by name
 
 `engine_kwargs(llm_folder)` is every keyword that a vLLM engine needs for such a folder. Importing this
 package imports neither vLLM nor torch.
@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
-ARCHITECTURES = {"V2FlowLlamaForCausalLM": "v2flow_vllm.llama:V2FlowLlamaForCausalLM"}
+ARCHITECTURES = {
+    "V2FlowLlamaForCausalLM": "v2flow_vllm.llama:V2FlowLlamaForCausalLM",
+    "V2FlowPhi3ForCausalLM": "v2flow_vllm.phi3:V2FlowPhi3ForCausalLM",
+}
 """Architecture in llm/config.json -> where its class is."""
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from v2flow_engine.config import load_json
-from v2flow_engine.errors import ModelFolderError
+from v2flow_engine.llm_config import longest_sequence
 
 GUIDANCE_PROCESSOR = "v2flow_vllm.logits_processor:GuidanceScaleProcessor"
 FORCED_PROCESSOR = "v2flow_vllm.forced:ForcedTokensProcessor"
@@ -47,7 +47,7 @@ def engine_kwargs(
     on_cpu = current_platform.is_cpu()
     if dtype == "auto":
         dtype = "float32" if on_cpu else "bfloat16"
-    max_model_len = int(overrides.get("max_model_len") or _field(config, "max_position_embeddings", folder))
+    max_model_len = int(overrides.get("max_model_len") or longest_sequence(config, f"{folder}/config.json"))
     if kv_cache_gib is None:
         tokens = max_num_seqs * (-(-max_model_len // LARGEST_BLOCK) + 1) * LARGEST_BLOCK
         cache_bytes = kv_cache_bytes(config, tokens, dtype=dtype, guided=guided)
@@ -86,7 +86,7 @@ def kv_cache_bytes(config: dict[str, Any], num_tokens: int, *, dtype: str, guide
 
 
 def _execution(on_cpu: bool) -> dict[str, Any]:
-    """No torch.compile (see `llama.py`); on a GPU the decode steps are captured whole as CUDA graphs."""
+    """No torch.compile (see `guided.py`); on a GPU the decode steps are captured whole as CUDA graphs."""
     if on_cpu:
         return {"enforce_eager": True}
     return {"compilation_config": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}}
@@ -110,9 +110,3 @@ def _runner_takes_no_processors() -> bool:
     if not forced:
         return False
     return importlib.util.find_spec("vllm.v1.worker.gpu.sample.logits_processor") is None
-
-
-def _field(config: dict[str, Any], key: str, folder: Path) -> int:
-    if not isinstance(config.get(key), int):
-        raise ModelFolderError(f"{folder}/config.json: {key} must be a whole number, got {config.get(key)!r}")
-    return config[key]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, Phi3ForCausalLM
 
 from tests.training.tiny_run import write_configs, write_squares
 from v2flow_engine.checkpoint import open_model
@@ -72,6 +72,20 @@ def test_stock_transformers_loads_the_llm_and_its_text_rows_are_the_vocabulary(r
         "embedding"
     ]
     torch.testing.assert_close(llm.model.embed_tokens.weight[:300].float(), text, rtol=1e-2, atol=1e-3)
+
+
+def test_a_phi3_is_trained_too(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ["--set", "model.model_type=phi3", "--set", "loop.steps=1"]
+    assert main(command(root, "llm", "phi3", *settings)) == 0
+    folder = open_model(root / "runs" / "phi3" / "squares")
+    assert folder.llm_config["architectures"] == ["V2FlowPhi3ForCausalLM"]
+    _, info = Phi3ForCausalLM.from_pretrained(folder.llm_dir, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    llama = root / "runs" / "llm" / "squares"
+    assert main(command(root, "llm", "phi3-on", *settings, "--init", str(llama))) == 2
+    assert "model_type llama, expected phi3" in capsys.readouterr().err
+    assert main(command(root, "llm", "other", "--set", "model.model_type=gpt2")) == 2
+    assert "one of llama, phi3, got 'gpt2'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stage", ["vae", "tokenizer", "llm"])

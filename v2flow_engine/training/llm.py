@@ -1,4 +1,4 @@
-"""Trains an LLM of the LLaMA architecture to write visual tokens: caption ids -> codes.
+"""Trains an LLM, a LLaMA or a Phi-3, to write visual tokens: caption ids -> codes.
 
 Sequences are `BOS text image_start size | visual tokens | image_end`; in one of ten every text id is the null id, which
 is what the unconditional stream of guidance sees. The text rows of the embedding stay as they are: they are the space
@@ -17,10 +17,12 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from v2flow_engine.checkpoint import load_state
+from v2flow_engine.errors import DataError, ModelFolderError
 from v2flow_engine.generation.two_pass import generate_two_pass
+from v2flow_engine.llm_config import ARCHITECTURES
 from v2flow_engine.training.batches import BatchPart, spread
 from v2flow_engine.training.loop import LoopConfig, Stage
 from v2flow_engine.training.vocabulary_surgery import fill_embedding, write_llm_config
@@ -29,7 +31,7 @@ from v2flow_engine.vocabulary import VisualVocabulary
 
 @dataclass(frozen=True)
 class LlmTraining:
-    """model: LlamaConfig's keyword arguments, without the vocabulary.
+    """model: `model_type`, llama (default) or phi3, and its config's keyword arguments, without the vocabulary.
 
     caption_variants: wordings drawn per picture. drop_prompt: share of prompts that become null ids.
     drop_visual: up to this share of an image's visual input ids become null ids (the share is drawn per image), so
@@ -90,23 +92,34 @@ class LlmStage(Stage):
         )
         self.train, self.heldout = [t.to(device) for t in train], [h.to(device) for h in heldout]
         self.show = show
-        self.net = LlamaForCausalLM(self._llama_config()).to(device)
+        self.net = AutoModelForCausalLM.from_config(self._llm_config(), dtype=torch.float32).to(device)
         embedding = self.net.get_input_embeddings()
         if init is None:
             fill_embedding(embedding, text_embedding, codebook, vocabulary)
         else:
-            trained = LlamaForCausalLM.from_pretrained(init, dtype=torch.float32, local_files_only=True)
+            trained = AutoModelForCausalLM.from_pretrained(init, dtype=torch.float32, local_files_only=True)
+            if trained.config.model_type != self.net.config.model_type:
+                raise ModelFolderError(
+                    f"{init}: model_type {trained.config.model_type}, expected {self.net.config.model_type} "
+                    "as in the training's config; v2flow convert llm --arch changes it"
+                )
             load_state(self.net, trained.state_dict(), str(init))
         embedding.weight.register_hook(self._freeze_text_rows)
 
-    def _llama_config(self) -> LlamaConfig:
+    def _llm_config(self) -> PreTrainedConfig:
         vocabulary = self.vocabulary
-        return LlamaConfig(
-            **self.config.model,
+        settings = {"model_type": "llama"} | self.config.model
+        if settings["model_type"] not in ARCHITECTURES:
+            raise DataError(
+                f"model.model_type must be one of {', '.join(ARCHITECTURES)}, got {settings['model_type']!r}"
+            )
+        return AutoConfig.for_model(
+            **settings,
             vocab_size=vocabulary.visual_offset + vocabulary.codebook_size,
             max_position_embeddings=self.config.max_position_embeddings,
             bos_token_id=vocabulary.bos_id,
             eos_token_id=vocabulary.image_end_id,
+            pad_token_id=None,
             tie_word_embeddings=True,
         )
 
@@ -195,7 +208,9 @@ class LlmStage(Stage):
         folder.mkdir(exist_ok=True)
         weights = {k: v.contiguous() for k, v in ema.state_dict().items() if k != "lm_head.weight"}
         save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
-        write_llm_config(ema.config.to_diff_dict() | {"model_type": "llama"}, self.vocabulary, folder)
+        write_llm_config(
+            ema.config.to_diff_dict() | {"model_type": ema.config.model_type}, self.vocabulary, folder
+        )
         self.text_tokenizer.save(str(folder / "tokenizer.json"))
         (folder / "tokenizer_config.json").write_text(
             '{"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "pad_token": "<pad>"}\n'

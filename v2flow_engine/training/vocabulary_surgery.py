@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from v2flow_engine.config import to_dict
+from v2flow_engine.llm_config import ARCHITECTURES
 from v2flow_engine.vocabulary import VisualVocabulary
 
 CONTROL_TOKENS = 3  # image_start, image_end, null; one more for each size
@@ -51,6 +52,6 @@ def fill_embedding(
 
 def write_llm_config(config: dict[str, Any], vocabulary: VisualVocabulary, folder: Path) -> None:
     """llm/config.json: the base model's keys, the guided architecture, the `v2flow` block."""
-    architecture = {"llama": "V2FlowLlamaForCausalLM", "phi3": "V2FlowPhi3ForCausalLM"}[config["model_type"]]
+    architecture = ARCHITECTURES[config["model_type"]]
     values = config | {"architectures": [architecture], "v2flow": to_dict(vocabulary)}
     (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
