@@ -29,6 +29,7 @@ RANKS = {
     "serving": 4,
     "training": 4,
     "evaluation": 4,
+    "converting": 5,
     "tokenizing": 5,
 }
 IMPORT_ALL = """

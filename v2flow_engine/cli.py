@@ -50,6 +50,10 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
         "v2flow_engine.training.official.command",
         "a checkpoint of the reference -> a visual tokenizer",
     ),
+    ("convert", "llm"): (
+        "v2flow_engine.converting.command",
+        "visual tokens for a plain LLaMA or Phi-3; or one of these as the other",
+    ),
     ("eval", "generation"): (
         "v2flow_engine.evaluation.generation_command",
         "do pictures show what prompts say?",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,6 +68,28 @@ def write_whole(path: Path, data: bytes) -> None:
     except BaseException:  # Ctrl-C too
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `out` when the block ends well and is removed when it does not.
+
+    Raises `OutputError` if `out` is there and not empty, and for what the system says against writing.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"{out}: exists already; it must be a new or empty folder")
+    check_folder(out)
+    building = out.resolve().with_name(out.resolve().name + ".building")
+    with told_as_output_error(out):
+        shutil.rmtree(building, ignore_errors=True)
+        try:
+            building.mkdir(parents=True)
+            yield building
+            if out.exists():
+                out.rmdir()
+            building.rename(out)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
 
 
 def temporary_name(path: Path) -> Path:

@@ -27,6 +27,7 @@ class PromptEncoder:
         if not path.is_file():
             raise ModelFolderError(f"{path}: no such file")
         self.tokenizer = Tokenizer.from_file(str(path))
+        self.tokenizer.encode_special_tokens = True  # "<s>" or "<|image_start|>" in a prompt is text
         self.vocabulary = vocabulary
         self.max_model_len = max_model_len
 
