@@ -24,6 +24,7 @@ MAX_TEMPERATURE = 2.0  # vLLM's own limit; the decoder has the same
 MAX_SEED = 2**63 - 1  # what a torch generator and vLLM both take
 # The names in `flow.solvers`, which is not imported here because of torch.
 SOLVERS = ("euler", "heun", "dpm_solver_pp_2m", "dopri5")
+GUIDANCE_SCHEDULES = ("constant", "linear")
 Config = TypeVar("Config")
 
 
@@ -141,7 +142,7 @@ class FlowConfig:
             )
         if self.solver not in SOLVERS:
             raise ModelFolderError(f"solver must be one of {', '.join(SOLVERS)}, got {self.solver!r}")
-        if self.guidance_schedule not in ("constant", "linear"):
+        if self.guidance_schedule not in GUIDANCE_SCHEDULES:
             raise ModelFolderError(
                 f"guidance_schedule must be constant or linear, got {self.guidance_schedule!r}"
             )

@@ -6,18 +6,16 @@ Ray.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from v2flow_engine.checkpoint import TokenizerFolder
-from v2flow_engine.config import Grid, parse_size
+from v2flow_engine.config import Grid
+from v2flow_engine.decoding.limits import Limits
 from v2flow_engine.decoding.request import DecodeRequest, images_noise
 from v2flow_engine.decoding.sampler import sample_latents
-from v2flow_engine.decoding.schedule import mask_lengths
-from v2flow_engine.errors import RequestError
 from v2flow_engine.models.vae import Autoencoder
 from v2flow_engine.models.visual_tokenizer import VisualTokenizer
 
@@ -36,6 +34,7 @@ class Decoder:
         self.autoencoder = autoencoder
         self.max_batch = max_batch
         self.device = tokenizer.null_condition.device
+        self.limits = Limits(tokenizer.config, autoencoder.downscale)
 
     @classmethod
     def from_folder(
@@ -47,60 +46,16 @@ class Decoder:
         return cls(tokenizer, folder.load_autoencoder(device, dtype))
 
     def grid_of(self, size: str) -> Grid:
-        """(rows, columns) of visual tokens of pictures of `size`, "WxH"; any that fits into the model's full grid.
-
-        Raises `RequestError` for other sizes.
-        """
-        config = self.tokenizer.config
-        side = config.downsample * self.autoencoder.downscale  # pixels of a visual token
-        width, height = parse_size(size)
-        rows, columns = config.token_grid
-        if width % side or height % side or width > columns * side or height > rows * side:
-            raise RequestError(
-                f"this decoder makes pictures of up to {columns * side}x{rows * side} pixels in steps of {side}, "
-                f"not {size}"
-            )
-        return height // side, width // side
+        """(rows, columns) of visual tokens of pictures of `size`, "WxH"; or `RequestError`."""
+        return self.limits.grid_of(size)
 
     def check(self, request: DecodeRequest) -> None:
         """Raise `RequestError` if this decoder cannot serve the request."""
-        config = self.tokenizer.config
-        grid = self.grid_of(request.size)
-        if tuple(request.codes.shape) != (math.prod(grid),):
-            raise RequestError(
-                f"a picture of {request.size} has {math.prod(grid)} codes, got shape {tuple(request.codes.shape)}"
-            )
-        if ((request.codes < 0) | (request.codes >= config.codebook_size)).any():
-            raise RequestError(f"codes must lie in [0, {config.codebook_size})")
-        num_positions = math.prod(config.positions_of(grid))
-        if request.redraw is not None:
-            self._check_known(request, grid, num_positions)
-        if num_masked := self._num_masked(request):  # with nothing to draw there are no rounds
-            mask_lengths(num_masked, request.rounds)
-
-    def _check_known(self, request: DecodeRequest, grid: Grid, num_positions: int) -> None:
-        config = self.tokenizer.config
-        latents = (config.latent_channels, grid[0] * config.downsample, grid[1] * config.downsample)
-        if tuple(request.known_latents.shape) != latents:
-            raise RequestError(
-                f"a picture of {request.size} has latents of shape {latents}, "
-                f"got {tuple(request.known_latents.shape)}"
-            )
-        if tuple(request.redraw.shape) != (num_positions,) or request.redraw.dtype != torch.bool:
-            raise RequestError(
-                f"redraw must be {num_positions} booleans for a picture of {request.size}, got "
-                f"{tuple(request.redraw.shape)} of {request.redraw.dtype}"
-            )
-
-    def _num_masked(self, request: DecodeRequest) -> int:
-        """The positions that are to be drawn."""
-        if request.redraw is not None:
-            return int(request.redraw.sum())
-        return math.prod(self.tokenizer.config.positions_of(self.grid_of(request.size)))
+        self.limits.check(request)
 
     def decode(self, requests: Sequence[DecodeRequest]) -> list[np.ndarray]:
         """Requests -> pictures in the same order, each (H, W, 3) uint8. Raises `RequestError` before any work."""
-        groups: dict[tuple[str, int, int, float, int], list[int]] = {}
+        groups: dict[tuple, list[int]] = {}
         for index, request in enumerate(requests):
             self.check(request)
             like = (
@@ -108,7 +63,9 @@ class Decoder:
                 request.rounds,
                 request.flow_steps,
                 request.guidance_scale,
-                self._num_masked(request),
+                request.solver,
+                request.guidance_schedule,
+                self.limits.num_masked(request),
             )
             groups.setdefault(like, []).append(index)
         pictures: list[np.ndarray | None] = [None] * len(requests)
@@ -134,6 +91,8 @@ class Decoder:
             rounds=first.rounds,
             flow_steps=first.flow_steps,
             guidance_scale=first.guidance_scale,
+            guidance_schedule=first.guidance_schedule,
+            solver=first.solver,
             **self._known(requests),
         )
         dtype = next(self.autoencoder.parameters()).dtype

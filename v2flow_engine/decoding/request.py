@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import torch
 
 from v2flow_engine.config import (
+    GUIDANCE_SCHEDULES,
     MAX_FLOW_STEPS,
     MAX_GUIDANCE,
     MAX_SEED,
     MAX_TEMPERATURE,
+    SOLVERS,
     Grid,
     VisualTokenizerConfig,
 )
@@ -24,10 +26,11 @@ class DecodeRequest:
     """One image to decode, or to draw anew in part.
 
     codes: (S,) int64 in [0, K). size: "WxH" in pixels. rounds: masked autoregressive rounds, 1..N.
-    flow_steps: solver evaluations per round. guidance_scale: the decoder's own (1: no second half).
+    flow_steps: solver steps per round. guidance_scale: the decoder's own (1: no second half).
     temperature: scale of the noise where the flow starts (MAR's temperature, arXiv 2406.11838, for a flow).
     known_latents: (C, h, w), scaled; kept exactly wherever `redraw` does not say otherwise.
     redraw: (N,) bool, the latent positions to draw; with it, rounds are 1 to as many as these.
+    solver, guidance_schedule: as in `FlowConfig`; None for the model's own.
     """
 
     codes: torch.Tensor
@@ -39,6 +42,8 @@ class DecodeRequest:
     temperature: float = 1.0
     known_latents: torch.Tensor | None = None
     redraw: torch.Tensor | None = None
+    solver: str | None = None
+    guidance_schedule: str | None = None
 
     def __post_init__(self) -> None:
         if (self.known_latents is None) != (self.redraw is None):
@@ -47,6 +52,12 @@ class DecodeRequest:
             raise RequestError(f"seed must be between 0 and {MAX_SEED}, got {self.seed}")
         if not 1 <= self.flow_steps <= MAX_FLOW_STEPS:
             raise RequestError(f"flow_steps must be between 1 and {MAX_FLOW_STEPS}, got {self.flow_steps}")
+        if self.solver not in (None, *SOLVERS):
+            raise RequestError(f"solver {self.solver!r} is none of {', '.join(SOLVERS)}")
+        if self.guidance_schedule not in (None, *GUIDANCE_SCHEDULES):
+            raise RequestError(
+                f"guidance_schedule must be {' or '.join(GUIDANCE_SCHEDULES)}, got {self.guidance_schedule!r}"
+            )
         if not 0.0 <= self.guidance_scale <= MAX_GUIDANCE:
             raise RequestError(
                 f"the decoder's guidance must be between 0 and {MAX_GUIDANCE:g}, got {self.guidance_scale}"
