@@ -16,7 +16,7 @@ from v2flow_engine.models.vae import Autoencoder
 from v2flow_engine.models.visual_tokenizer import VisualTokenizer
 
 SMALLEST_BUDGET = 2 * (16 + 16)  # one guided image of the full grid
-# In bfloat16 a sum may be rounded another way in another batch; measured up to 2e-2 of the largest latent.
+# Of the largest latent. Kernels may round a bfloat16 sum another way in another batch; some never do.
 BF16_BOUND = 5e-2
 
 
