@@ -80,13 +80,13 @@ class Decoder:
     def _decode(self, requests: Sequence[DecodeRequest]) -> np.ndarray:
         first = requests[0]
         grid = self.grid_of(first.size)
-        own = images_noise(self.tokenizer.config, (r.seed for r in requests), grid, self.device)
-        temperatures = torch.tensor([r.temperature for r in requests], device=self.device)
+        seeds, temperatures = zip(*((r.seed, r.temperature) for r in requests), strict=True)
+        own = images_noise(self.tokenizer.config, seeds, grid, self.device, temperatures)
         latents = sample_latents(
             self.tokenizer,
             torch.stack([r.codes for r in requests]).to(self.device),
             own.order,
-            own.noise * temperatures[:, None, None],
+            own.noise,
             grid=grid,
             rounds=first.rounds,
             flow_steps=first.flow_steps,

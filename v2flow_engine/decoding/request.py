@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 
@@ -76,8 +77,10 @@ class ImageNoise:
     noise: torch.Tensor
 
 
-def image_noise(config: VisualTokenizerConfig, seed: int, grid: Grid | None = None) -> ImageNoise:
-    """An image's order and noise from its seed and grid alone (None: the model's full grid).
+def image_noise(
+    config: VisualTokenizerConfig, seed: int, grid: Grid | None = None, temperature: float = 1.0
+) -> ImageNoise:
+    """An image's order and noise from its seed and grid alone (None: the model's full grid), scaled.
 
     Drawn on the CPU, so that neither batch nor device change it.
     """
@@ -85,14 +88,18 @@ def image_noise(config: VisualTokenizerConfig, seed: int, grid: Grid | None = No
     num_positions = math.prod(config.positions_of(grid or config.token_grid))
     order = torch.randperm(num_positions, generator=generator)
     noise = torch.randn(num_positions, config.token_channels, generator=generator)
-    return ImageNoise(order, noise)
+    return ImageNoise(order, temperature * noise)
 
 
 def images_noise(
-    config: VisualTokenizerConfig, seeds: Iterable[int], grid: Grid, device: torch.device
+    config: VisualTokenizerConfig,
+    seeds: Iterable[int],
+    grid: Grid,
+    device: torch.device,
+    temperatures: Iterable[float] = repeat(1.0),
 ) -> ImageNoise:
     """`image_noise` of several images of one grid, stacked on the device: order (B, N), noise (B, N, C p^2)."""
-    own = [image_noise(config, seed, grid) for seed in seeds]
+    own = [image_noise(config, seed, grid, t) for seed, t in zip(seeds, temperatures, strict=False)]
     return ImageNoise(
         *(torch.stack(each).to(device) for each in zip(*((n.order, n.noise) for n in own), strict=True))
     )

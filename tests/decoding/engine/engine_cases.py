@@ -51,7 +51,7 @@ def make_request(
 def plain_latents(tokenizer: VisualTokenizer, request: DecodeRequest) -> torch.Tensor:
     """The oracle: the request alone through the plain sampler, (C, h, w)."""
     grid = GRIDS[request.size]
-    own = image_noise(tokenizer.config, request.seed, grid)
+    own = image_noise(tokenizer.config, request.seed, grid, request.temperature)
     known = {}
     if request.redraw is not None:
         known = {"known_latents": request.known_latents[None], "redraw": request.redraw[None]}
@@ -80,7 +80,9 @@ MIXED = [
     make_request(1),
     make_request(2, "32x32", rounds=1, flow_steps=1, guidance_scale=3.0),
     make_request(3, "64x32", rounds=8, solver="heun", guidance_scale=1.5),
-    make_request(4, solver="euler", flow_steps=9, guidance_scale=4.0, guidance_schedule="linear"),
+    make_request(
+        4, solver="euler", flow_steps=9, temperature=0.4, guidance_scale=4.0, guidance_schedule="linear"
+    ),
     make_request(5, "16x64", rounds=2, guidance_scale=0.0),
     make_request(6, redraw=[0, 3, 5, 9, 15], guidance_scale=2.0),
     make_request(7, redraw=list(range(16)), rounds=16, flow_steps=2),

@@ -59,12 +59,15 @@ class DecoderEngine:
         settings: None for the defaults.
 
     Raises:
-        RequestError: a budget too small for one guided image of the full grid, or settings that need CUDA.
+        RequestError: a budget too small for one guided image of the full grid, settings that need CUDA, or a model
+            without a flow.
     """
 
     def __init__(
         self, tokenizer: VisualTokenizer, autoencoder: Autoencoder, settings: EngineSettings | None = None
     ) -> None:
+        if tokenizer.config.flow.method == "regression":
+            raise RequestError("the engine integrates a flow, and this model has none: use Decoder")
         self.settings = settings or EngineSettings()
         self.autoencoder = autoencoder
         self.limits = Limits(tokenizer.config, autoencoder.downscale)
@@ -190,7 +193,7 @@ class DecoderEngine:
         for (request_id, queued), rows in zip(admitted, conditions.split(lengths), strict=True):
             request = queued.request
             grid = self.limits.grid_of(request.size)
-            own = queued.own or image_noise(model.tokenizer.config, request.seed, grid)
+            own = queued.own or image_noise(model.tokenizer.config, request.seed, grid, request.temperature)
             state = ImageState(
                 request_id, request, queued.schedule, model.tables(grid), rows, own, model.tokenizer
             )
