@@ -56,7 +56,6 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--attention", choices=ATTENTION, default="auto")
     options.add_argument("--max-tokens", type=int, help="the engine's budget")
-    options.add_argument("--row-chunk", type=int, help="rows at a time in the row-wise parts")
     options.add_argument("--compile", action="store_true")
     options.add_argument("--cuda-graphs", action="store_true")
     return options
@@ -83,7 +82,6 @@ def run(args: argparse.Namespace) -> dict:
     settings = EngineSettings(
         attention=args.attention,
         max_tokens=args.max_tokens,
-        row_chunk=args.row_chunk,
         compile=args.compile,
         cuda_graphs=args.cuda_graphs,
     )

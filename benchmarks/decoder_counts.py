@@ -38,6 +38,8 @@ class _Counted:
 
 def count_flops(decoder: Decoder | DecoderEngine, requests: Sequence[DecodeRequest]) -> dict[str, float]:
     """Operations per image of velocity net, autoencoder, the rest (the masked transformer), and in all."""
+    tokenizer = decoder.model.tokenizer if isinstance(decoder, DecoderEngine) else decoder.tokenizer
+    tokenizer.requires_grad_(False)  # the counter hooks what has gradients, which inference mode refuses
     if isinstance(decoder, DecoderEngine):
         owner, names = decoder.model.velocity, ("embed_features", "hidden", "modulate", "blocks")
     else:

@@ -106,10 +106,3 @@ def test_the_reference_implementations_latents(name: str) -> None:
         finished |= {int(image.request_id): image.latents for image in engine.step()}
     ours = torch.stack([finished[image] for image in range(fixture.shape.batch)])
     assert relative_difference(ours, given["latents_out"]) < (1e-3 if name == "condot" else 1e-4)
-
-
-def test_row_chunks_change_nothing() -> None:
-    tokenizer, autoencoder = tiny_decoder()
-    ours = run_all(DecoderEngine(tokenizer, autoencoder, EngineSettings(row_chunk=7)), MIXED)
-    for request, latents in zip(MIXED, ours, strict=True):
-        assert relative_difference(latents, plain_latents(tokenizer, request)) < 1e-5

@@ -1,4 +1,4 @@
-"""Functions of rows, (R, ...) tensors -> (R, ...), each row for itself: compiled, in chunks, or as CUDA graphs.
+"""Functions of rows, (R, ...) tensors -> (R, ...), each row for itself: compiled, or as CUDA graphs.
 
 Everything in the decoder but attention is such a function. Knows nothing of what is computed.
 """
@@ -24,20 +24,7 @@ def wrap_row_function(function: RowFunction, settings: EngineSettings, device: t
         if device.type != "cuda":
             raise RequestError(f"cuda_graphs needs a CUDA device, got {device}")
         return GraphedRows(function)
-    if settings.row_chunk:
-        return in_chunks(function, settings.row_chunk)
     return function
-
-
-def in_chunks(function: RowFunction, rows: int) -> RowFunction:
-    """At most `rows` at a time."""
-
-    def chunked(*tensors: torch.Tensor) -> torch.Tensor:
-        if len(tensors[0]) <= rows:
-            return function(*tensors)
-        return torch.cat([function(*parts) for parts in zip(*(t.split(rows) for t in tensors), strict=True)])
-
-    return chunked
 
 
 def bucket_of(rows: int) -> int:

@@ -17,22 +17,20 @@ class EngineSettings:
         while it is guided by a second pass. None: 16,384, or one guided image of the full grid if that is more.
     attention: how images of different lengths share a call, see `engine.attention`; "auto" picks by device and dtype.
     pixel_batch: images of one size that the autoencoder decodes at once.
-    row_chunk: rows that the row-wise parts take at a time, so that they stay in a processor's cache; None: all.
-    compile: torch.compile of the row-wise parts.
-    cuda_graphs: record the row-wise parts as CUDA graphs, in buckets of rows. CUDA only.
+    compile: torch.compile of the row-wise parts (all but attention). Not yet run on CUDA.
+    cuda_graphs: record the row-wise parts as CUDA graphs, in buckets of rows. CUDA only, not yet run.
     """
 
     max_tokens: int | None = None
     attention: str = "auto"
     pixel_batch: int = 16
-    row_chunk: int | None = None
     compile: bool = False
     cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
         if self.attention not in ATTENTION:
             raise RequestError(f"attention must be one of {', '.join(ATTENTION)}, got {self.attention!r}")
-        for name in ("max_tokens", "pixel_batch", "row_chunk"):
+        for name in ("max_tokens", "pixel_batch"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise RequestError(f"{name} must be at least 1, got {value}")
