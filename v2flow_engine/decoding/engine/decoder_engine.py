@@ -124,6 +124,11 @@ class DecoderEngine:
         self.scheduler.leave(request_id)
         self._running.pop(request_id, None)
 
+    def cancel_all(self) -> None:
+        """Forget every image, waiting or under way."""
+        for request_id in self.scheduler.request_ids:
+            self.cancel(request_id)
+
     @torch.inference_mode()
     def step(self) -> list[DecodedImage]:
         """Admit what there is room for, run one round, and return the images that it finished."""
@@ -160,8 +165,12 @@ class DecoderEngine:
             self.limits.check(request)
         ids = [self.add(request) for request in requests]
         pictures: dict[str, np.ndarray] = {}
-        while self.busy:
-            pictures |= {image.request_id: image.picture for image in self.step()}
+        try:
+            while self.busy:
+                pictures |= {image.request_id: image.picture for image in self.step()}
+        except BaseException:  # out of memory, an interrupt: the next call must find an idle engine
+            self.cancel_all()
+            raise
         return [pictures[request_id] for request_id in ids]
 
     def warm_up(self, requests: Sequence[DecodeRequest]) -> WarmUp:

@@ -43,6 +43,11 @@ class Scheduler(Generic[Waiting]):
         return len(self._running)
 
     @property
+    def request_ids(self) -> list[str]:
+        """Of all requests, those with a place first."""
+        return [*self._running, *self._waiting]
+
+    @property
     def used_tokens(self) -> int:
         """Of the budget."""
         return sum(self._running.values())
