@@ -19,7 +19,7 @@ from v2flow_engine.offline.manifest import read_manifest, requests_to_do
 from v2flow_engine.offline.sink import check_out, open_sink
 from v2flow_engine.offline.stages import FinishedImage
 
-SETTINGS = GenerationParameters("64x64", 3.0, 1.0, 0, 2, 3, 1.0)
+SETTINGS = GenerationParameters("64x64", 3.0, 1.0, 0, 2, 3, 1.0, 1.0)
 PARAMETERS: dict[str, Any] = {"model": "tiny", "rounds": 2}
 
 
