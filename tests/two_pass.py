@@ -30,17 +30,19 @@ class TwoPass:
         num_visual_tokens: int,
         guidance_scale: float | None,
         forced: Sequence[int | None] | None = None,
+        guidance_schedule: str = "constant",
     ) -> list[int]:
         """visual_token_ids; `guidance_scale` None is the plain conditional model, one pass per token."""
         token_ids = torch.tensor(list(prompt_token_ids))
-        for known in forced or [None] * num_visual_tokens:
+        for position, known in enumerate(forced or [None] * num_visual_tokens):
             if known is not None:
                 token_ids = torch.cat((token_ids, torch.tensor([known])))
                 continue
             logits = self.visual_logits(token_ids)
             if guidance_scale is not None:
                 uncond = self.visual_logits(self.vocabulary.unconditional_ids(token_ids))
-                logits = uncond + guidance_scale * (logits - uncond)
+                grown = 1 if guidance_schedule == "constant" else (position + 1) / num_visual_tokens
+                logits = uncond + (1 + (guidance_scale - 1) * grown) * (logits - uncond)
             chosen = logits.argmax(keepdim=True) + self.vocabulary.visual_offset
             token_ids = torch.cat((token_ids, chosen))
         return token_ids[len(prompt_token_ids) :].tolist()

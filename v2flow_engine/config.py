@@ -234,8 +234,8 @@ class VisualTokenizerConfig:
 class GenerationDefaults:
     """What a request gets that does not say otherwise.
 
-    guidance_scale, temperature and top_k (0: all) act on the LLM; rounds, flow_steps, decoder_guidance and
-    decoder_temperature on the decoder.
+    guidance_scale, guidance_schedule, temperature and top_k (0: all) act on the LLM; rounds, flow_steps,
+    decoder_guidance and decoder_temperature on the decoder.
     """
 
     guidance_scale: float = 3.0
@@ -245,6 +245,7 @@ class GenerationDefaults:
     flow_steps: int = 10
     decoder_guidance: float = 1.0
     decoder_temperature: float = 1.0
+    guidance_schedule: str = "constant"
 
 
 @dataclass(frozen=True)

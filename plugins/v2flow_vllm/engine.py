@@ -11,6 +11,7 @@ from v2flow_engine.config import load_json
 from v2flow_engine.llm_config import longest_sequence
 
 GUIDANCE_PROCESSOR = "v2flow_vllm.logits_processor:GuidanceScaleProcessor"
+NO_GUIDANCE_PROCESSOR = "v2flow_vllm.logits_processor:NoGuidanceProcessor"
 FORCED_PROCESSOR = "v2flow_vllm.forced:ForcedTokensProcessor"
 MIN_BATCHED_TOKENS = 2048
 LARGEST_BLOCK = 128  # tokens in a block of the KV cache, on the platform with the largest
@@ -72,7 +73,10 @@ def engine_kwargs(
     if not guided:
         kwargs["hf_overrides"] = {"v2flow_guided": False}
     if not _runner_takes_no_processors():
-        kwargs["logits_processors"] = [GUIDANCE_PROCESSOR] * guided + [FORCED_PROCESSOR]
+        kwargs["logits_processors"] = [
+            GUIDANCE_PROCESSOR if guided else NO_GUIDANCE_PROCESSOR,
+            FORCED_PROCESSOR,
+        ]
     return kwargs | overrides
 
 

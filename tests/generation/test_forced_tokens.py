@@ -52,6 +52,27 @@ def test_greedy_tokens_equal_the_two_pass_loop(folder: ModelFolder, generator: T
         assert all(known in (None, token) for known, token in zip(forced or tokens, tokens, strict=True))
 
 
+def test_a_schedule_counts_the_positions_of_the_image(folder: ModelFolder, generator: TokenGenerator) -> None:
+    """Forced tokens at either end are not written, and still move the schedule on."""
+    if not generator.guided:
+        pytest.skip("without guidance there is no schedule")
+    loop = TwoPass(folder.llm_dir, folder.vocabulary)
+    requests = [
+        request_for(
+            folder,
+            i,
+            temperature=0.0,
+            guidance_scale=7.0,
+            guidance_schedule="linear",
+            forced_visual_token_ids=forced,
+        )
+        for i, forced in enumerate(patterns(folder))
+    ]
+    for request, tokens in zip(requests, generator.generate(requests), strict=True):
+        forced = request.forced_visual_token_ids
+        assert tokens == loop.greedy(request.prompt_token_ids, 16, 7.0, forced, "linear")
+
+
 def test_sampled_tokens_depend_on_their_own_request_alone(
     folder: ModelFolder, generator: TokenGenerator
 ) -> None:

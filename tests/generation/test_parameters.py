@@ -25,6 +25,7 @@ def test_defaults_are_the_models_and_none_overrides_nothing(folder: ModelFolder)
     assert GenerationParameters.resolve(folder) == GenerationParameters(SIZE, 3.0, 1.0, 0, 2, 3, 1.0, 1.0)
     changed = GenerationParameters.resolve(folder, rounds=5, guidance_scale=None, temperature=0, top_k=7)
     assert changed == GenerationParameters(SIZE, 3.0, 0.0, 7, 5, 3, 1.0, 1.0)
+    assert GenerationParameters.resolve(folder, guidance_schedule="linear").guidance_schedule == "linear"
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,9 @@ def test_defaults_are_the_models_and_none_overrides_nothing(folder: ModelFolder)
         ("guidance_scale", -0.1, "from 0 to 100, got -0.1"),
         ("guidance_scale", math.nan, "got nan"),
         ("guidance_scale", "3", "got '3'"),
+        ("guidance_schedule", "cosine", "must be constant or linear, got 'cosine'"),
+        ("guidance_schedule", ["linear"], "must be constant or linear"),
+        ("negative_prompt", "blurry", "negative prompts are not supported"),
         ("temperature", -1.0, "got -1.0"),
         ("temperature", math.inf, "got inf"),
         ("top_k", -1, "from 0 to 64, got -1"),

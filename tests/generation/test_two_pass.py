@@ -20,13 +20,15 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> TwoPass:
 PROMPTS = [[0, 7, 9], [0, 5], [0, 12, 13, 14, 15, 16]]
 
 
-@pytest.mark.parametrize("scale", [1.0, 3.0])
-def test_greedy_tokens_equal_the_plainest_loop(plain: TwoPass, scale: float) -> None:
+@pytest.mark.parametrize(("scale", "schedule"), [(1.0, "constant"), (3.0, "constant"), (6.0, "linear")])
+def test_greedy_tokens_equal_the_plainest_loop(plain: TwoPass, scale: float, schedule: str) -> None:
     control = [plain.vocabulary.image_start_id, plain.vocabulary.size_token_ids["64x64"]]
     prompts = [[*prompt, *control] for prompt in PROMPTS]
-    together = generate_two_pass(plain.model, plain.vocabulary, prompts, 16, scale, temperature=0)
+    together = generate_two_pass(
+        plain.model, plain.vocabulary, prompts, 16, scale, guidance_schedule=schedule, temperature=0
+    )
     for prompt, row in zip(prompts, together.tolist(), strict=True):
-        assert row == plain.greedy(prompt, 16, scale)
+        assert row == plain.greedy(prompt, 16, scale, guidance_schedule=schedule)
 
 
 def test_forced_tokens_are_gone_on_from(plain: TwoPass) -> None:

@@ -80,12 +80,25 @@ def test_a_second_run_finds_what_is_missing(tmp_path: Path) -> None:
     assert requests_to_do(tmp_path, read_manifest(tmp_path), requests, PARAMETERS, ".png") == []
 
 
+def test_a_run_from_before_there_were_schedules_is_resumed(tmp_path: Path) -> None:
+    with open_sink(tmp_path, "png", PARAMETERS) as sink:
+        sink.write(request(0), finished(0))
+    now = PARAMETERS | {"guidance_schedule": "constant"}
+    assert requests_to_do(tmp_path, read_manifest(tmp_path), [request(0)], now, ".png") == []
+
+
 @pytest.mark.parametrize(
     ("prompt", "parameters", "suffix", "said"),
     [
         ("a dog", PARAMETERS, ".png", "prompt was 'a cat', now 'a dog'"),
         ("a cat", {"model": "tiny", "rounds": 4}, ".png", "rounds was 2, now 4"),
         ("a cat", {"model": "other", "rounds": 2}, ".png", "model was 'tiny', now 'other'"),
+        (
+            "a cat",
+            PARAMETERS | {"guidance_schedule": "linear"},
+            ".png",
+            "schedule was 'constant', now 'linear'",
+        ),
         ("a cat", PARAMETERS, ".webp", "suffix was '.png', now '.webp'"),
     ],
 )

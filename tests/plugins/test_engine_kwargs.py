@@ -74,10 +74,10 @@ def test_cache_holds_both_streams_of_every_request(folder: Path) -> None:
 
 def test_unguided_needs_no_processor_of_scales(folder: Path) -> None:
     import v2flow_vllm
-    from v2flow_vllm.engine import FORCED_PROCESSOR, GUIDANCE_PROCESSOR
+    from v2flow_vllm.engine import FORCED_PROCESSOR, GUIDANCE_PROCESSOR, NO_GUIDANCE_PROCESSOR
 
     kwargs = v2flow_vllm.engine_kwargs(folder, guided=False)
-    assert kwargs["logits_processors"] == [FORCED_PROCESSOR]
+    assert kwargs["logits_processors"] == [NO_GUIDANCE_PROCESSOR, FORCED_PROCESSOR]
     guided = v2flow_vllm.engine_kwargs(folder)["logits_processors"]
     assert guided == [GUIDANCE_PROCESSOR, FORCED_PROCESSOR]
     assert kwargs["hf_overrides"] == {"v2flow_guided": False}

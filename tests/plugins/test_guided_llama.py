@@ -62,9 +62,14 @@ def stop_engine(engine: vllm.LLMEngine) -> None:
 
 
 def greedy_params(
-    scale: float, num_tokens: int = NUM_TOKENS, forced: list[int | None] | None = None
+    scale: float,
+    num_tokens: int = NUM_TOKENS,
+    forced: list[int | None] | None = None,
+    schedule: str | None = None,
 ) -> vllm.SamplingParams:
-    extra_args = {"guidance_scale": scale}
+    extra_args: dict[str, object] = {"guidance_scale": scale}
+    if schedule is not None:
+        extra_args["guidance_schedule"] = schedule
     if forced is not None:
         extra_args["forced_visual_token_ids"] = forced
     return vllm.SamplingParams(
@@ -94,6 +99,31 @@ def test_greedy_tokens_equal_the_two_pass_loop(tiny: SimpleNamespace, engine: vl
         assert written[str(index)] == tiny.loop.greedy(prompt, NUM_TOKENS, scale), (
             f"prompt {index}, scale {scale}"
         )
+
+
+def test_schedules_and_scales_share_a_batch(tiny: SimpleNamespace, engine: vllm.LLMEngine) -> None:
+    """Linear, constant and unnamed schedules, images of three lengths, rows that move: all as the two-pass loop."""
+    asked = [("linear", 6.0, 40), (None, 3.0, 64), ("constant", 5.0, 17), ("linear", 0.0, 64)]
+    asked += [("linear", 9.0, 17), ("linear", 2.0, 1)]
+    for index, (prompt, (schedule, scale, length)) in enumerate(zip(tiny.prompts, asked, strict=True)):
+        params = greedy_params(scale, length, schedule=schedule)
+        engine.add_request(f"schedule{index}", {"prompt_token_ids": prompt}, params)
+    written = drain(engine)
+    for index, (prompt, (schedule, scale, length)) in enumerate(zip(tiny.prompts, asked, strict=True)):
+        expected = tiny.loop.greedy(prompt, length, scale, guidance_schedule=schedule or "constant")
+        assert written[f"schedule{index}"] == expected, f"prompt {index}: {schedule} {scale}"
+    assert written["schedule0"] != tiny.loop.greedy(tiny.prompts[0], 40, 6.0)
+
+
+def test_a_linear_schedule_goes_on_behind_what_the_prompt_brings(
+    tiny: SimpleNamespace, engine: vllm.LLMEngine
+) -> None:
+    """The first 10 of 40 tokens in the prompt, the last 5 not asked for: the 25 between are the same."""
+    whole = tiny.loop.greedy(tiny.prompts[1], 40, 6.0, guidance_schedule="linear")
+    params = greedy_params(6.0, 25, schedule="linear")
+    params.extra_args |= {"guidance_first_position": 10, "guidance_num_positions": 40}
+    engine.add_request("part", {"prompt_token_ids": [*tiny.prompts[1], *whole[:10]]}, params)
+    assert drain(engine)["part"] == whole[10:35]
 
 
 def test_scale_decides_and_one_is_the_plain_model(tiny: SimpleNamespace, engine: vllm.LLMEngine) -> None:
@@ -165,6 +195,12 @@ def test_an_id_of_another_vocabulary_is_left_free(tiny: SimpleNamespace, engine:
         ({"guidance_scale": True}, "number"),
         ({"guidance_scale": -0.5}, r"\[0, 100\]"),
         ({"guidance_scale": float("nan")}, r"\[0, 100\]"),
+        ({"guidance_scale": 2, "guidance_schedule": "cosine"}, "constant or linear, got 'cosine'"),
+        ({"guidance_scale": 2, "guidance_num_positions": 0}, "from 1 on, got 0"),
+        ({"guidance_scale": 2, "guidance_first_position": 1.5}, "from 0 on, got 1.5"),
+        ({"guidance_scale": 2, "guidance_shedule": "linear"}, "unknown 'guidance_shedule'"),
+        ({"guidance_scale": 2, "negative_prompt": "blurry"}, "negative prompts are not supported"),
+        ({"guidance_scale": 2, "negative_prompt_token_ids": [5]}, "negative prompts are not supported"),
         ({"guidance_scale": 1.0, "forced_visual_token_ids": [400]}, "each of the 2 tokens .* got 1 entries"),
         ({"guidance_scale": 1.0, "forced_visual_token_ids": "ab"}, "got 'ab'"),
         ({"guidance_scale": 1.0, "forced_visual_token_ids": [None, 1.5]}, "whole numbers or None, got 1.5"),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from v2flow_engine.config import parse_size
 from v2flow_engine.errors import RequestError
 from v2flow_engine.evaluation.report import format_table, last_line, machine
+from v2flow_engine.guidance import SCHEDULES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 HELP = "Generate pictures for prompts and judge whether they show the right emoji, background and count."
 PARAMETERS = (
     "guidance_scale",
+    "guidance_schedule",
     "temperature",
     "top_k",
     "rounds",
@@ -54,6 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of choice and pictures (%(default)s)")
     parser.add_argument("--guidance", dest="guidance_scale", type=float, metavar="G", help="of the LLM")
+    parser.add_argument(
+        "--guidance-schedule",
+        choices=SCHEDULES,
+        help="linear: guidance grows from 1 over the image's tokens",
+    )
     parser.add_argument("--temperature", type=float, metavar="T", help="of the LLM; 0 is greedy")
     parser.add_argument("--top-k", type=int, metavar="K", help="of the LLM; 0 is all")
     parser.add_argument("--rounds", type=int, metavar="R", help="of the decoder")

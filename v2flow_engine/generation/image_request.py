@@ -44,6 +44,7 @@ class ImageRequest:
             num_visual_tokens=folder.vocabulary.num_visual_tokens(parameters.size),
             seed=self.seed,
             guidance_scale=parameters.guidance_scale,
+            guidance_schedule=parameters.guidance_schedule,
             temperature=parameters.temperature,
             top_k=parameters.top_k,
         )

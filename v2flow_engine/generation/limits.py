@@ -1,8 +1,9 @@
-"""The two checks of generation parameters; the limits themselves are in `config`."""
+"""The checks of generation parameters; the limits themselves are in `config`."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from v2flow_engine.errors import RequestError
@@ -12,6 +13,13 @@ def check_whole(name: str, value: Any, low: int, high: int) -> int:
     """Return `value` as an int in [low, high]; raises `RequestError` naming the parameter."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise RequestError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
+    return value
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """Return `value` if it is one of `choices`; raises `RequestError` naming the parameter."""
+    if value not in choices:
+        raise RequestError(f"{name} must be {' or '.join(choices)}, got {value!r}")
     return value
 
 

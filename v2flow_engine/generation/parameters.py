@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from v2flow_engine.config import MAX_FLOW_STEPS, MAX_GUIDANCE, MAX_TEMPERATURE
 from v2flow_engine.errors import RequestError
-from v2flow_engine.generation.limits import check_number, check_whole
+from v2flow_engine.generation.limits import check_choice, check_number, check_whole
+from v2flow_engine.guidance import NO_NEGATIVE_PROMPT, SCHEDULES
 
 if TYPE_CHECKING:
     from v2flow_engine.checkpoint import TokenizerFolder
@@ -32,6 +33,7 @@ class GenerationParameters:
     decoder_guidance: classifier-free guidance of the decoder; 1 is none.
     decoder_temperature: scale of the noise that the decoder starts from; below 1 pictures vary less and come nearer to
         the mean of what the tokens say.
+    guidance_schedule: of the LLM: "constant", or "linear", from 1 to the scale over the image's visual tokens.
     """
 
     size: str
@@ -42,12 +44,15 @@ class GenerationParameters:
     flow_steps: int
     decoder_guidance: float
     decoder_temperature: float
+    guidance_schedule: str = "constant"
 
     @classmethod
     def resolve(cls, folder: TokenizerFolder, **overrides: Any) -> GenerationParameters:
         """The model's defaults with every override that is not None. Raises `RequestError`."""
         values = {"size": folder.config.default_size, **dataclasses.asdict(folder.defaults)}
         names = {f.name for f in dataclasses.fields(cls)}
+        if overrides.pop("negative_prompt", None) is not None:
+            raise RequestError(NO_NEGATIVE_PROMPT)
         unknown = sorted(set(overrides) - names)
         if unknown:
             raise RequestError(f"unknown parameters {unknown}; known are {sorted(names)}")
@@ -66,6 +71,7 @@ def _checked(folder: TokenizerFolder, values: dict[str, Any]) -> dict[str, Any]:
     return {
         "size": values["size"],
         "guidance_scale": check_number("guidance_scale", values["guidance_scale"], 0.0, MAX_GUIDANCE),
+        "guidance_schedule": check_choice("guidance_schedule", values["guidance_schedule"], SCHEDULES),
         "temperature": check_number("temperature", values["temperature"], 0.0, MAX_TEMPERATURE),
         "top_k": check_whole("top_k", values["top_k"], 0, folder.visual_tokenizer_config.codebook_size),
         "rounds": check_whole("rounds", values["rounds"], 1, num_positions(folder, grid)),

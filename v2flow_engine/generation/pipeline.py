@@ -99,12 +99,14 @@ class Pipeline:
         seed: int | None = None,
         size: str | None = None,
         guidance_scale: float | None = None,
+        guidance_schedule: str | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
         rounds: int | None = None,
         flow_steps: int | None = None,
         decoder_guidance: float | None = None,
         decoder_temperature: float | None = None,
+        negative_prompt: str | None = None,
     ) -> list[GeneratedImage]:
         """Make `n` pictures of each prompt, in the order of the prompts.
 
@@ -114,6 +116,7 @@ class Pipeline:
             seed: picture k of the call gets `seed + k` and can be made again alone with it; None draws a
                 fresh seed.
             size: "WxH" in pixels. This and the rest default to the model's own; see `GenerationParameters`.
+            negative_prompt: not supported; there only to say so.
 
         Raises:
             RequestError: a prompt is empty or too long, or a parameter is out of range; nothing is generated
@@ -123,12 +126,14 @@ class Pipeline:
             self.folder,
             size=size,
             guidance_scale=guidance_scale,
+            guidance_schedule=guidance_schedule,
             temperature=temperature,
             top_k=top_k,
             rounds=rounds,
             flow_steps=flow_steps,
             decoder_guidance=decoder_guidance,
             decoder_temperature=decoder_temperature,
+            negative_prompt=negative_prompt,
         )
         requests = plan_requests(prompts, parameters, n=n, seed=seed)
         described = describe_parameters(self.folder, parameters)
@@ -166,12 +171,14 @@ class Pipeline:
         pad_color: Color | None = None,
         raw: bool = False,
         guidance_scale: float | None = None,
+        guidance_schedule: str | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
         rounds: int | None = None,
         flow_steps: int | None = None,
         decoder_guidance: float | None = None,
         decoder_temperature: float | None = None,
+        negative_prompt: str | None = None,
     ) -> list[EditedImage]:
         """Draw a part of an image anew, as the prompt says, `n` times; the rest stays as it is.
 
@@ -201,12 +208,14 @@ class Pipeline:
             pad_color=pad_color,
             size=size,
             guidance_scale=guidance_scale,
+            guidance_schedule=guidance_schedule,
             temperature=temperature,
             top_k=top_k,
             rounds=rounds,
             flow_steps=flow_steps,
             decoder_guidance=decoder_guidance,
             decoder_temperature=decoder_temperature,
+            negative_prompt=negative_prompt,
         )
         return run_edit(self, plan, raw=raw)
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from v2flow_engine.config import MAX_GUIDANCE, MAX_SEED, MAX_TEMPERATURE
 from v2flow_engine.errors import RequestError
-from v2flow_engine.generation.limits import check_number, check_whole
+from v2flow_engine.generation.limits import check_choice, check_number, check_whole
+from v2flow_engine.guidance import SCHEDULES
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class TokenRequest:
     num_visual_tokens: how many visual tokens follow, the size of the image's grid.
     seed: the tokens depend on it, the prompt and the parameters alone; in [0, 2^63).
     guidance_scale: 1 follows the prompt as the plain LLM does, more follows it closer, 0 ignores it.
+    guidance_schedule: "constant", or "linear": see `v2flow_engine.guidance`.
     temperature: 0 takes the likeliest token each time; at most 2.
     top_k: sample from the k likeliest tokens; 0 from all.
     forced_visual_token_ids: for each position the visual_token_id that is to come out there, or None where the
@@ -36,6 +38,7 @@ class TokenRequest:
     temperature: float = 1.0
     top_k: int = 0
     forced_visual_token_ids: Sequence[int | None] | None = None
+    guidance_schedule: str = "constant"
 
     def check(self, *, vocab_size: int, visual_ids: range, max_model_len: int, guided: bool = True) -> None:
         """Raise `RequestError` naming the first field that this model cannot serve."""
@@ -43,6 +46,7 @@ class TokenRequest:
         check_whole("seed", self.seed, 0, MAX_SEED)
         check_whole("top_k", self.top_k, 0, vocab_size)
         check_number("guidance_scale", self.guidance_scale, 0.0, MAX_GUIDANCE)
+        check_choice("guidance_schedule", self.guidance_schedule, SCHEDULES)
         check_number("temperature", self.temperature, 0.0, MAX_TEMPERATURE)
         if not guided and self.guidance_scale != 1:
             raise RequestError(

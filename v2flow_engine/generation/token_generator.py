@@ -21,7 +21,7 @@ import torch
 
 from v2flow_engine.checkpoint import ModelFolder
 from v2flow_engine.errors import EngineDeadError, ModelFolderError, RequestError
-from v2flow_engine.generation.request import TokenRequest
+from v2flow_engine.generation.request import ForcedRuns, TokenRequest
 
 if TYPE_CHECKING:
     from vllm import LLMEngine, SamplingParams
@@ -130,7 +130,7 @@ class TokenGenerator:
                     continue
                 request_id = str(next(self._numbers))
                 prompt = {"prompt_token_ids": [*request.prompt_token_ids, *runs.leading]}
-                engine.add_request(request_id, prompt, _sampling_params(request, runs.between, self.guided))
+                engine.add_request(request_id, prompt, _sampling_params(request, runs, self.guided))
                 order[request_id] = index
         except BaseException as error:
             engine.abort_request(list(order))
@@ -221,16 +221,20 @@ def _can_force(kwargs: dict[str, Any]) -> bool:
     return FORCED_PROCESSOR in (kwargs.get("logits_processors") or [])
 
 
-def _sampling_params(request: TokenRequest, between: Sequence[int | None], guided: bool) -> SamplingParams:
-    """For the positions `between` the leading and the trailing forced ones."""
+def _sampling_params(request: TokenRequest, runs: ForcedRuns, guided: bool) -> SamplingParams:
+    """For the positions between the leading and the trailing forced ones."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
     extra_args: dict[str, Any] = {"guidance_scale": float(request.guidance_scale)} if guided else {}
-    if any(token_id is not None for token_id in between):
-        extra_args["forced_visual_token_ids"] = list(between)
+    if guided and request.guidance_schedule != "constant":
+        extra_args["guidance_schedule"] = request.guidance_schedule
+        extra_args["guidance_first_position"] = len(runs.leading)
+        extra_args["guidance_num_positions"] = request.num_visual_tokens
+    if any(token_id is not None for token_id in runs.between):
+        extra_args["forced_visual_token_ids"] = list(runs.between)
     return SamplingParams(
-        max_tokens=len(between),
+        max_tokens=len(runs.between),
         ignore_eos=True,
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,

@@ -11,6 +11,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from v2flow_engine.errors import RequestError
+from v2flow_engine.guidance import Guidance
 from v2flow_engine.vocabulary import VisualVocabulary
 
 
@@ -22,15 +23,17 @@ def generate_two_pass(
     num_visual_tokens: int,
     guidance_scale: float,
     *,
+    guidance_schedule: str = "constant",
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
     forced_visual_token_ids: Sequence[Sequence[int | None] | None] | None = None,
 ) -> torch.Tensor:
     """Write an image's tokens for each prompt.
 
-    Logits are `uncond + s (cond - uncond)` over the visual ids only. Temperature 0 is greedy. Prompts may differ in
-    length: they are padded in front, masked and counted from their own start. `forced_visual_token_ids`: for each
-    prompt None, or an entry for each token: the id that comes out there, or None.
+    Logits are `uncond + s (cond - uncond)` over the visual ids only, s by the schedule (`v2flow_engine.guidance`).
+    Temperature 0 is greedy. Prompts may differ in length: they are padded in front, masked and counted from
+    their own start. `forced_visual_token_ids`: for each prompt None, or an entry for each token: the id that comes
+    out there, or None.
 
     Returns:
         visual_token_ids (B, S) int64 on the CPU.
@@ -43,13 +46,14 @@ def generate_two_pass(
         ids[row, longest - len(prompt) :] = torch.tensor(prompt, device=device)
         mask[row, longest - len(prompt) :] = 1
     guided = guidance_scale != 1.0
+    guidance = Guidance(guidance_scale, guidance_schedule, num_visual_tokens)
     if guided:
         ids, mask = torch.cat([ids, vocabulary.unconditional_ids(ids)]), torch.cat([mask, mask])
     positions = (mask.cumsum(1) - 1).clamp_min(0)
     visual = slice(vocabulary.visual_offset, vocabulary.visual_offset + vocabulary.codebook_size)
     forced = _forced_columns(forced_visual_token_ids, len(prompts), num_visual_tokens)
     cache, written = DynamicCache(), []
-    for column in forced:
+    for position, column in enumerate(forced):
         output = model(
             input_ids=ids,
             attention_mask=mask,
@@ -61,7 +65,7 @@ def generate_two_pass(
         logits = output.logits[:, -1, visual].float()
         if guided:
             conditional, unconditional = logits.chunk(2)
-            logits = unconditional + guidance_scale * (conditional - unconditional)
+            logits = unconditional + guidance.at(position) * (conditional - unconditional)
         chosen = _choose(logits.cpu(), temperature, generator) + vocabulary.visual_offset
         chosen = torch.where(column < 0, chosen, column)
         written.append(chosen)

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from v2flow_engine.errors import EngineDeadError, RequestError
+from v2flow_engine.guidance import SCHEDULES
 from v2flow_engine.images import FORMATS
 from v2flow_engine.offline.sources import SourcePrompt, prompts_from_file, prompts_from_flags
 
@@ -68,6 +69,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--size", metavar="WxH", help="in pixels")
     model.add_argument(
         "--guidance", type=float, metavar="G", help="how strongly the prompt rules; 1 is unguided"
+    )
+    model.add_argument(
+        "--guidance-schedule",
+        choices=SCHEDULES,
+        help="linear: guidance grows from 1 over the image's tokens",
     )
     model.add_argument(
         "--temperature", type=float, metavar="T", help="of the LLM; 0 takes the likeliest token"
@@ -130,6 +136,7 @@ def check(args: argparse.Namespace) -> Plan:
         folder,
         size=args.size,
         guidance_scale=args.guidance,
+        guidance_schedule=args.guidance_schedule,
         temperature=args.temperature,
         top_k=args.top_k,
         rounds=args.rounds,

@@ -105,6 +105,8 @@ def requests_to_do(
 def _difference(entry: ManifestEntry, request: ImageRequest, parameters: dict[str, Any], suffix: str) -> str:
     was = {"prompt": entry.prompt, "seed": entry.seed, **entry.parameters, "suffix": Path(entry.file).suffix}
     now = {"prompt": request.prompt, "seed": request.seed, **parameters, "suffix": suffix}
+    if "guidance_schedule" in now:  # older manifests do not name it: there was only one
+        was.setdefault("guidance_schedule", "constant")
     for name in dict.fromkeys([*now, *was]):
         if was.get(name) != now.get(name):
             return f"{name} was {was.get(name)!r}, now {now.get(name)!r}"

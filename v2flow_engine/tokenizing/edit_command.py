@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from v2flow_engine.guidance import SCHEDULES
 from v2flow_engine.tokenizing.options import (
     add_decoder_options,
     add_fitting_options,
@@ -53,6 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--guidance", type=float, metavar="G", help="how strongly the prompt rules; 1 is unguided"
     )
+    group.add_argument(
+        "--guidance-schedule",
+        choices=SCHEDULES,
+        help="linear: guidance grows from 1 over the image's tokens",
+    )
     group.add_argument("--temperature", type=float, metavar="T", help="0 takes the likeliest token")
     group.add_argument("--top-k", type=int, metavar="K", help="sample among the K likeliest tokens; 0 is all")
     add_decoder_options(parser)
@@ -81,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         **fitting.to_dict(),
         guidance_scale=args.guidance,
+        guidance_schedule=args.guidance_schedule,
         temperature=args.temperature,
         top_k=args.top_k,
         rounds=args.rounds,
