@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-import gc
-import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tests.engine_common import one_thread
-from tests.tiny_llm import CAPTIONS, build_tiny_llm
-from tests.two_pass import TwoPass
-from v2flow_engine.prompts import PromptEncoder
+from tests.plugins.engines import NUM_TOKENS, drain, greedy_params, start_engine, stop_engine
 
 vllm = pytest.importorskip("vllm")
 from vllm.exceptions import VLLMValidationError  # noqa: E402
 
 SCALES = (1.0, 1.5, 3.0, 5.0, 3.0, 7.5)
-NUM_TOKENS = 64
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """A tiny LLM with an untied head, its prompts and its two-pass loop."""
-    folder = tmp_path_factory.mktemp("plugin") / "llm"
-    vocabulary = build_tiny_llm(folder, tie=False)
-    encoder = PromptEncoder(folder, vocabulary, max_model_len=128)
-    prompts = [encoder.encode(caption, "64x64") for caption in CAPTIONS]
-    assert len({len(p) for p in prompts}) >= 4
-    return SimpleNamespace(
-        folder=folder, vocabulary=vocabulary, prompts=prompts, loop=TwoPass(folder, vocabulary)
-    )
 
 
 @pytest.fixture(scope="module")
@@ -43,51 +24,6 @@ def engine(tiny: SimpleNamespace) -> Iterator[vllm.LLMEngine]:
         engine = start_engine(tiny.folder, max_num_seqs=4, max_num_batched_tokens=24)
         yield engine
         stop_engine(engine)
-
-
-def start_engine(folder: Path, **kwargs: object) -> vllm.LLMEngine:
-    import v2flow_vllm
-
-    v2flow_vllm.register(load=True)
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        patch.setattr(torch, "set_num_threads", torch.set_num_threads)  # vLLM replaces it
-        return vllm.LLMEngine.from_engine_args(vllm.EngineArgs(**v2flow_vllm.engine_kwargs(folder, **kwargs)))
-
-
-def stop_engine(engine: vllm.LLMEngine) -> None:
-    engine.engine_core.shutdown()
-    gc.collect()
-
-
-def greedy_params(
-    scale: float,
-    num_tokens: int = NUM_TOKENS,
-    forced: list[int | None] | None = None,
-    schedule: str | None = None,
-) -> vllm.SamplingParams:
-    extra_args: dict[str, object] = {"guidance_scale": scale}
-    if schedule is not None:
-        extra_args["guidance_schedule"] = schedule
-    if forced is not None:
-        extra_args["forced_visual_token_ids"] = forced
-    return vllm.SamplingParams(
-        temperature=0.0,
-        max_tokens=num_tokens,
-        ignore_eos=True,
-        detokenize=False,
-        extra_args=extra_args,
-    )
-
-
-def drain(engine: vllm.LLMEngine) -> dict[str, list[int]]:
-    finished = {}
-    while engine.has_unfinished_requests():
-        for output in engine.step():
-            if output.finished:
-                finished[output.request_id] = list(output.outputs[0].token_ids)
-    return finished
 
 
 def test_greedy_tokens_equal_the_two_pass_loop(tiny: SimpleNamespace, engine: vllm.LLMEngine) -> None:
