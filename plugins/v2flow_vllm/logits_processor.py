@@ -13,7 +13,14 @@ import torch
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, process_dict_updates
 
 from v2flow_engine.guidance import Guidance
-from v2flow_vllm.scales import check_params, guidance_of, refuse_guidance, row_scales, upload
+from v2flow_vllm.scales import (
+    check_choice_of_tokens,
+    check_params,
+    guidance_of,
+    refuse_guidance,
+    row_scales,
+    upload,
+)
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -31,6 +38,11 @@ class _LeavesLogits(*INTERFACES):  # type: ignore[misc]
 
     def __init__(self, vllm_config: Any, device_or_states: Any, is_pin_memory: bool | None = None) -> None:
         """V1: (config, device, is_pin_memory); V2: (config, request states)."""
+
+    @classmethod
+    def validate_params(cls, sampling_params: SamplingParams) -> None:
+        """Refuse what could leave a row without a visual token to choose."""
+        check_choice_of_tokens(sampling_params)
 
     def is_argmax_invariant(self) -> bool:
         """True: what `apply` returns is what it got."""
@@ -64,6 +76,7 @@ class GuidanceScaleProcessor(_LeavesLogits):
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
         """Refuse requests whose guidance is missing or out of range, when they are admitted."""
+        super().validate_params(sampling_params)
         check_params(sampling_params)
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
@@ -86,6 +99,7 @@ class NoGuidanceProcessor(_LeavesLogits):
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
         """Refuse when a request is admitted."""
+        super().validate_params(sampling_params)
         refuse_guidance(sampling_params)
 
 

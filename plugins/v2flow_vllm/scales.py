@@ -99,6 +99,13 @@ def check_params(params: SamplingParams) -> None:
         raise ValueError("prompt_logprobs is not available: the rows of a prompt are not guided")
 
 
+def check_choice_of_tokens(params: SamplingParams) -> None:
+    """Raise `ValueError` for another mask: with the model's own it may leave no token, and then any comes out."""
+    for name in ("allowed_token_ids", "structured_outputs", "bad_words"):
+        if getattr(params, name, None):
+            raise ValueError(f"{name} is not available: the model chooses among its visual tokens")
+
+
 def refuse_guidance(params: SamplingParams) -> None:
     """Raise `ValueError` if a request asks an unguided engine for guidance; a scale of 1 is none."""
     extra_args = params.extra_args or {}

@@ -22,6 +22,7 @@ def start_engine(folder: Path, **kwargs: object) -> vllm.LLMEngine:
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        patch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)  # it would win over the engine's own arguments
         patch.setattr(torch, "set_num_threads", torch.set_num_threads)  # vLLM replaces it
         return vllm.LLMEngine.from_engine_args(vllm.EngineArgs(**v2flow_vllm.engine_kwargs(folder, **kwargs)))
 
