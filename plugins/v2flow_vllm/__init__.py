@@ -8,6 +8,7 @@ package imports neither vLLM nor torch.
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,17 @@ def register(*, load: bool = False) -> None:
 
     load: import the model classes now, instead of by name when needed. Right where the engine will run in
         this process: vLLM inspects classes known by name in a subprocess first, which costs seconds.
+
+    With a vLLM of an unsupported release nothing is registered: an error is logged, because raising would keep
+    vLLM from serving other models too, and with `load` `ReleaseError` is raised.
     """
+    from v2flow_vllm.releases import check_release, release_problem
+
+    if load:
+        check_release()
+    elif problem := release_problem():
+        logging.getLogger(__name__).error("%s; its models are not registered", problem)
+        return
     from vllm import ModelRegistry
 
     known = ModelRegistry.get_supported_archs()

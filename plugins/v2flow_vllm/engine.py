@@ -9,6 +9,7 @@ from typing import Any
 
 from v2flow_engine.config import load_json
 from v2flow_engine.llm_config import longest_sequence
+from v2flow_vllm.releases import check_release
 
 GUIDANCE_PROCESSOR = "v2flow_vllm.logits_processor:GuidanceScaleProcessor"
 NO_GUIDANCE_PROCESSOR = "v2flow_vllm.logits_processor:NoGuidanceProcessor"
@@ -39,8 +40,10 @@ def engine_kwargs(
             where that is over a quarter of the memory, a quarter on a CPU and vLLM's own choice elsewhere.
         overrides: further vLLM arguments, which win.
 
-    Raises `ModelFolderError` if the folder has no usable config.json.
+    Raises `ModelFolderError` if the folder has no usable config.json, `ReleaseError` for a vLLM of an unsupported
+    release.
     """
+    check_release()
     from vllm.platforms import current_platform
 
     folder = Path(llm_folder)
