@@ -71,8 +71,10 @@ def test_memory_format_does_not_change_the_result() -> None:
     assert not last.conv.weight.is_contiguous()
     for n in (plain, last):
         steps(n, MuonAdamW(groups(n), 0.01, 0.99, n), 0, 3)
-    # Newton-Schulz runs in bfloat16; a wrong order of columns would differ by whole updates, 0.01.
-    torch.testing.assert_close(plain.conv.weight, last.conv.weight, rtol=0, atol=2e-3)
+    # Newton-Schulz runs in bfloat16, which processors round differently; a wrong order of columns would differ by
+    # whole updates, 0.01, nearly everywhere.
+    difference = (plain.conv.weight - last.conv.weight).abs()
+    assert difference.mean() < 5e-4 and difference.max() < 6e-3
 
 
 def test_state_goes_through_a_checkpoint() -> None:

@@ -57,7 +57,7 @@ def test_each_method_keeps_its_own_way_of_sampling() -> None:
         ({"model": "v2flow_giant"}, "v2flow_base, v2flow_large, v2flow_huge"),
         ({"img_size": 1000}, "not divisible by vae_stride 32"),
         ({"img_size": 512, "buffer_size": 1024}, "must be the number of visual tokens, 256"),
-        ({"flow_method": "vp"}, "linear_flow or CondOT"),
+        ({"flow_method": "vp"}, "linear_flow, CondOT or regression"),
         ({"cfg_schedule": "cosine"}, "constant or linear"),
         ({"encoder_embed_dim": 64}, "encoder_embed_dim and decoder_embed_dim must be equal, got 64 and 1024"),
         ({"mlp_ratio": 2.0}, "mlp_ratio must be 4"),
