@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= outputs/demo
 PYTEST_ARGS ?=
+TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format clean
@@ -18,8 +19,8 @@ demo: setup  ## 16 pictures from examples/prompts.txt into outputs/demo
 	@echo
 	@echo "The pictures: $(abspath $(OUT))/index.html"
 
-test: setup  ## the tests, on the CPU (PYTEST_ARGS="-k name" picks some)
-	@$(BIN)/python -m pytest $(PYTEST_ARGS) || { status=$$?; [ $$status -eq 5 ] && echo "no tests were collected" || exit $$status; }
+test: setup  ## the tests, on the CPU (PYTEST_ARGS="-k name" picks some, TEST_PROCESSES=0 is one process)
+	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS) || { status=$$?; [ $$status -eq 5 ] && echo "no tests were collected" || exit $$status; }
 
 lint: setup  ## ruff: rules and format
 	@$(BIN)/ruff check .
