@@ -54,6 +54,12 @@ setup(
             "uvicorn>=0.30",
         ],
         "train": ["resvg-py>=0.5", "torchmetrics>=1.9,<2", "webdataset>=1.0,<2"],
-        "dev": ["hypothesis>=6.100", "pytest>=9,<10", "pytest-timeout>=2.4", "pytest-xdist>=3.8,<4", "ruff>=0.17,<0.18"],
+        "dev": [
+            "hypothesis>=6.100",
+            "pytest>=9,<10",
+            "pytest-timeout>=2.4",
+            "pytest-xdist>=3.8,<4",
+            "ruff>=0.17,<0.18",
+        ],
     },
 )

@@ -20,7 +20,9 @@ for name, value in {
     os.environ.setdefault(name, value)
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the processes share the cores; threads would fight for them
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", "1"
+    )  # the processes share the cores; threads would fight for them
 
 GPU_TESTS = Path(__file__).parent / "gpu"
 

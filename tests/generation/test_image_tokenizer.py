@@ -120,6 +120,7 @@ def test_settings_reach_the_decoder_and_default_to_the_models_own(tokenizer: Ima
         {"flow_steps": 9},
         {"decoder_guidance": 3.0},
         {"decoder_temperature": 0.3},
+        {"solver": "euler"},
     ):
         assert distance(tokenizer.decode(codes, **changed)[0], own) > 1
     still = [tokenizer.decode(codes, seeds=seed, rounds=1, decoder_temperature=0.0)[0] for seed in (0, 1)]

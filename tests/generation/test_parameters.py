@@ -51,6 +51,7 @@ def test_defaults_are_the_models_and_none_overrides_nothing(folder: ModelFolder)
         ("flow_steps", 1001, "got 1001"),
         ("decoder_guidance", 101, "got 101"),
         ("decoder_temperature", 2.1, "from 0 to 2, got 2.1"),
+        ("solver", "rk4", "must be euler or heun or dpm_solver_pp_2m or dopri5"),
         ("steps", 3, "unknown parameters \\['steps'\\]"),
     ],
 )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from v2flow_engine.config import parse_size
+from v2flow_engine.config import SOLVERS, parse_size
 from v2flow_engine.errors import RequestError
 from v2flow_engine.evaluation.report import format_table, last_line, machine
 from v2flow_engine.guidance import SCHEDULES
@@ -33,6 +33,7 @@ PARAMETERS = (
     "flow_steps",
     "decoder_guidance",
     "decoder_temperature",
+    "solver",
     "size",
 )
 SHEET_ROWS = 24
@@ -67,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--flow-steps", type=int, metavar="F", help="of the decoder, in each round")
     parser.add_argument("--decoder-guidance", type=float, metavar="G", help="1 is none")
     parser.add_argument("--decoder-temperature", type=float, metavar="T", help="of the decoder's noise")
+    parser.add_argument("--solver", choices=SOLVERS, help="of the decoder's velocity field")
     parser.add_argument("--size", metavar="WxH", help="what is not given is the model's own default")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write sheets: generated, reference")
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from v2flow_engine.config import parse_size
+from v2flow_engine.config import SOLVERS, parse_size
 from v2flow_engine.errors import RequestError
 from v2flow_engine.evaluation.report import format_table, last_line, machine
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 HELP = "Measure what the autoencoder and the visual tokenizer lose, and how much of the codebook is used."
 SHEET_ROWS = 24
 CHUNK = 256
-SETTINGS = ("rounds", "flow_steps", "decoder_guidance", "decoder_temperature")
+SETTINGS = ("rounds", "flow_steps", "decoder_guidance", "decoder_temperature", "solver")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--flow-steps", type=int, metavar="F", help="of the decoder, in each round")
     parser.add_argument("--decoder-guidance", type=float, metavar="G", help="1 is none")
     parser.add_argument("--decoder-temperature", type=float, metavar="T", help="of the decoder's noise")
+    parser.add_argument("--solver", choices=SOLVERS, help="of the decoder's velocity field")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="write sheets: original, autoencoder, tokenizer"
     )

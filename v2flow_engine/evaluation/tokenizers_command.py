@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from v2flow_engine.config import SOLVERS
 from v2flow_engine.errors import RequestError
 from v2flow_engine.evaluation.report import format_table, last_line, machine
 
@@ -58,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, metavar="R", help="of the decoder; each model's own by default")
     parser.add_argument("--flow-steps", type=int, metavar="F", help="of the decoder, in each round")
     parser.add_argument("--decoder-temperature", type=float, metavar="T", help="of the decoder's noise")
+    parser.add_argument("--solver", choices=SOLVERS, help="of the decoder's velocity field")
     parser.add_argument(
         "--out", type=Path, metavar="FILE.png", help="write a sheet: originals above each model's"
     )
@@ -83,7 +85,9 @@ def run(args: argparse.Namespace) -> int:
     held_out = load_pictures(args.data, HELDOUT, workers=2)[0]
     rows = spread(held_out, args.images)
     pictures = Pictures(held_out.pixels[rows], [held_out.records[i] for i in rows.tolist()])
-    settings = {name: getattr(args, name) for name in ("rounds", "flow_steps", "decoder_temperature")}
+    settings = {
+        name: getattr(args, name) for name in ("rounds", "flow_steps", "decoder_temperature", "solver")
+    }
     results, sheet = {}, [pictures.pixels[:SHEET_COLUMNS]]
     for name, folder in folders.items():
         print(f"{name}: {len(pictures)} pictures of {pictures.size}", file=sys.stderr, flush=True)

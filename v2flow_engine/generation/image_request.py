@@ -62,6 +62,7 @@ class ImageRequest:
             flow_steps=parameters.flow_steps,
             guidance_scale=parameters.decoder_guidance,
             temperature=parameters.decoder_temperature,
+            solver=parameters.solver,
         )
 
     def to_row(self) -> dict[str, Any]:

@@ -43,6 +43,7 @@ DESCRIBED = (
     "flow_steps",
     "decoder_guidance",
     "decoder_temperature",
+    "solver",
 )
 
 
@@ -162,6 +163,7 @@ class ImageTokenizer:
         flow_steps: int | None = None,
         decoder_guidance: float | None = None,
         decoder_temperature: float | None = None,
+        solver: str | None = None,
     ) -> list[Image.Image]:
         """Codes -> pictures, in their order; sizes may be mixed.
 
@@ -169,8 +171,8 @@ class ImageTokenizer:
             codes: one image's or several.
             seeds: of the decoder's noise, one for each image; a single number is the first image's, and the next
                 ones count on from it. A picture depends on its own codes and seed alone.
-            rounds, flow_steps, decoder_guidance, decoder_temperature: see `GenerationParameters`; None is the
-                model's own.
+            rounds, flow_steps, decoder_guidance, decoder_temperature, solver: see `GenerationParameters`; None is
+                the model's own.
 
         Raises:
             RequestError: codes that are no image of their size, or a parameter out of range.
@@ -180,7 +182,9 @@ class ImageTokenizer:
         several = [codes] if isinstance(codes, ImageCodes) else list(codes)
         requests = []
         for each, seed in zip(several, give_seeds(seeds, len(several)), strict=True):
-            settings = self._settings(each.size, rounds, flow_steps, decoder_guidance, decoder_temperature)
+            settings = self._settings(
+                each.size, rounds, flow_steps, decoder_guidance, decoder_temperature, solver
+            )
             requests.append(
                 DecodeRequest(
                     codes=each.codes,
@@ -190,6 +194,7 @@ class ImageTokenizer:
                     flow_steps=settings.flow_steps,
                     guidance_scale=settings.decoder_guidance,
                     temperature=settings.decoder_temperature,
+                    solver=settings.solver,
                 )
             )
         pixels: list[np.ndarray] = []
@@ -209,6 +214,7 @@ class ImageTokenizer:
         flow_steps: int | None = None,
         decoder_guidance: float | None = None,
         decoder_temperature: float | None = None,
+        solver: str | None = None,
     ) -> list[Reconstruction]:
         """Images -> what the autoencoder alone and the whole tokenizer make of them; arguments as above."""
         pictures = self.fit(images, size=size, fit=fit, pad_color=pad_color)
@@ -226,6 +232,7 @@ class ImageTokenizer:
                 flow_steps=flow_steps,
                 decoder_guidance=decoder_guidance,
                 decoder_temperature=decoder_temperature,
+                solver=solver,
             )
             made += map(Reconstruction, batch, by_autoencoder, by_tokenizer, codes, own)
         return made
@@ -243,6 +250,7 @@ class ImageTokenizer:
         flow_steps: int | None = None,
         decoder_guidance: float | None = None,
         decoder_temperature: float | None = None,
+        solver: str | None = None,
     ) -> list[Image.Image]:
         """An image -> `n` pictures from its codes, with the noise of the seeds `seed`, `seed + 1`, and so on.
 
@@ -257,9 +265,10 @@ class ImageTokenizer:
             flow_steps=flow_steps,
             decoder_guidance=decoder_guidance,
             decoder_temperature=decoder_temperature,
+            solver=solver,
         )
 
-    def describe(self, size: str | None = None, **decoder_settings: float | None) -> dict[str, Any]:
+    def describe(self, size: str | None = None, **decoder_settings: float | str | None) -> dict[str, Any]:
         """The `parameters` object for pictures of this API: the model, and what its decoder is told."""
         described = describe_parameters(self.folder, self._settings(size, **decoder_settings))
         return {name: described[name] for name in DESCRIBED}
@@ -271,6 +280,7 @@ class ImageTokenizer:
         flow_steps: int | None = None,
         decoder_guidance: float | None = None,
         decoder_temperature: float | None = None,
+        solver: str | None = None,
     ) -> GenerationParameters:
         return GenerationParameters.resolve(
             self.folder,
@@ -279,6 +289,7 @@ class ImageTokenizer:
             flow_steps=flow_steps,
             decoder_guidance=decoder_guidance,
             decoder_temperature=decoder_temperature,
+            solver=solver,
         )
 
     @torch.inference_mode()

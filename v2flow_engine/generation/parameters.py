@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from v2flow_engine.config import MAX_FLOW_STEPS, MAX_GUIDANCE, MAX_TEMPERATURE
+from v2flow_engine.config import MAX_FLOW_STEPS, MAX_GUIDANCE, MAX_TEMPERATURE, SOLVERS
 from v2flow_engine.errors import RequestError
 from v2flow_engine.generation.limits import check_choice, check_number, check_whole
 from v2flow_engine.guidance import NO_NEGATIVE_PROMPT, SCHEDULES
@@ -34,6 +34,7 @@ class GenerationParameters:
     decoder_temperature: scale of the noise that the decoder starts from; below 1 pictures vary less and come nearer to
         the mean of what the tokens say.
     guidance_schedule: of the LLM: "constant", or "linear", from 1 to the scale over the image's visual tokens.
+    solver: of the velocity field; "dopri5" chooses its own steps.
     """
 
     size: str
@@ -45,11 +46,16 @@ class GenerationParameters:
     decoder_guidance: float
     decoder_temperature: float
     guidance_schedule: str = "constant"
+    solver: str = "dpm_solver_pp_2m"
 
     @classmethod
     def resolve(cls, folder: TokenizerFolder, **overrides: Any) -> GenerationParameters:
         """The model's defaults with every override that is not None. Raises `RequestError`."""
-        values = {"size": folder.config.default_size, **dataclasses.asdict(folder.defaults)}
+        values = {
+            "size": folder.config.default_size,
+            "solver": folder.visual_tokenizer_config.flow.solver,
+            **dataclasses.asdict(folder.defaults),
+        }
         names = {f.name for f in dataclasses.fields(cls)}
         if overrides.pop("negative_prompt", None) is not None:
             raise RequestError(NO_NEGATIVE_PROMPT)
@@ -80,6 +86,7 @@ def _checked(folder: TokenizerFolder, values: dict[str, Any]) -> dict[str, Any]:
         "decoder_temperature": check_number(
             "decoder_temperature", values["decoder_temperature"], 0.0, MAX_TEMPERATURE
         ),
+        "solver": check_choice("solver", values["solver"], SOLVERS),
     }
 
 

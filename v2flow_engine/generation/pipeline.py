@@ -106,6 +106,7 @@ class Pipeline:
         flow_steps: int | None = None,
         decoder_guidance: float | None = None,
         decoder_temperature: float | None = None,
+        solver: str | None = None,
         negative_prompt: str | None = None,
     ) -> list[GeneratedImage]:
         """Make `n` pictures of each prompt, in the order of the prompts.
@@ -133,6 +134,7 @@ class Pipeline:
             flow_steps=flow_steps,
             decoder_guidance=decoder_guidance,
             decoder_temperature=decoder_temperature,
+            solver=solver,
             negative_prompt=negative_prompt,
         )
         requests = plan_requests(prompts, parameters, n=n, seed=seed)
@@ -178,6 +180,7 @@ class Pipeline:
         flow_steps: int | None = None,
         decoder_guidance: float | None = None,
         decoder_temperature: float | None = None,
+        solver: str | None = None,
         negative_prompt: str | None = None,
     ) -> list[EditedImage]:
         """Draw a part of an image anew, as the prompt says, `n` times; the rest stays as it is.
@@ -215,6 +218,7 @@ class Pipeline:
             flow_steps=flow_steps,
             decoder_guidance=decoder_guidance,
             decoder_temperature=decoder_temperature,
+            solver=solver,
             negative_prompt=negative_prompt,
         )
         return run_edit(self, plan, raw=raw)

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from v2flow_engine.config import SOLVERS
 from v2flow_engine.errors import EngineDeadError, RequestError
 from v2flow_engine.guidance import SCHEDULES
 from v2flow_engine.images import FORMATS
@@ -87,6 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="scale of the decoder's noise; less, less variety",
     )
+    model.add_argument("--solver", choices=SOLVERS, help="of the velocity field; dopri5 chooses its steps")
     ray = parser.add_argument_group(
         f"Ray Data, used from {RAY_FROM} pictures on or when one of these is given"
     )
@@ -142,6 +144,7 @@ def check(args: argparse.Namespace) -> Plan:
         rounds=args.rounds,
         flow_steps=args.flow_steps,
         decoder_temperature=args.decoder_temperature,
+        solver=args.solver,
     )
     sources = prompts_from_flags(args.prompt) if args.prompt else prompts_from_file(args.prompts)
     planned = plan_requests([source.text for source in sources], parameters, n=args.n, seed=args.seed)

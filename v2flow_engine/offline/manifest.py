@@ -107,6 +107,8 @@ def _difference(entry: ManifestEntry, request: ImageRequest, parameters: dict[st
     now = {"prompt": request.prompt, "seed": request.seed, **parameters, "suffix": suffix}
     if "guidance_schedule" in now:  # older manifests do not name it: there was only one
         was.setdefault("guidance_schedule", "constant")
+    if "solver" in now:  # nor the solver, which was the model's own
+        was.setdefault("solver", now["solver"])
     for name in dict.fromkeys([*now, *was]):
         if was.get(name) != now.get(name):
             return f"{name} was {was.get(name)!r}, now {now.get(name)!r}"

@@ -94,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
         flow_steps=args.flow_steps,
         decoder_guidance=args.decoder_guidance,
         decoder_temperature=args.decoder_temperature,
+        solver=args.solver,
     )
     check_new_folder(args.out)
     print(told(plan, args.rounds), file=sys.stderr)

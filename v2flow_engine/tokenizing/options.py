@@ -6,13 +6,14 @@ import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from v2flow_engine.config import SOLVERS
 from v2flow_engine.fitting import FITS, parse_color
 from v2flow_engine.reading import WHITE, Color
 
 if TYPE_CHECKING:
     from v2flow_engine.checkpoint import TokenizerFolder
 
-DECODER_SETTINGS = ("rounds", "flow_steps", "decoder_guidance", "decoder_temperature")
+DECODER_SETTINGS = ("rounds", "flow_steps", "decoder_guidance", "decoder_temperature", "solver")
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ def add_decoder_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--decoder-temperature", type=float, metavar="T", help="scale of the noise; less noise, less variety"
     )
+    group.add_argument("--solver", choices=SOLVERS, help="of the velocity field; dopri5 chooses its steps")
 
 
 def checked_model(args: argparse.Namespace) -> TokenizerFolder:
