@@ -32,6 +32,7 @@ setup(
     install_requires=[
         "diffusers>=0.42,<1",
         "einops>=0.8",
+        "isal>=1.7,<2",
         "numpy>=2",
         "packaging>=23",
         "pillow>=12",

@@ -57,6 +57,26 @@ def test_png_text_is_where_other_tools_look() -> None:
     assert json.loads(text["parameters"]) == METADATA.parameters
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 1), (1, 5), (31, 17)])
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "1", "I;16"])
+def test_png_of_any_mode_and_shape_is_what_was_given(mode: str, height: int, width: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 4), np.uint8)
+    image = Image.fromarray(noise).convert("RGB" if mode == "P" else "L" if mode == "I;16" else "RGBA")
+    image = image.convert(mode)
+    data = encode_image(image, "png", METADATA)
+    with Image.open(io.BytesIO(data)) as checked:
+        checked.verify()  # the checksums of all chunks
+    with Image.open(io.BytesIO(data)) as written:
+        same = image if mode in ("L", "LA", "RGB", "RGBA") else image.convert("RGB")
+        assert written.mode == same.mode and np.array_equal(np.asarray(written), np.asarray(same))
+
+
+def test_png_takes_pixels_that_are_not_contiguous() -> None:
+    pixels = gradient()[::-1, ::2]
+    with Image.open(io.BytesIO(encode_image(pixels, "png"))) as image:
+        assert np.array_equal(np.asarray(image), pixels)
+
+
 @pytest.mark.parametrize("image_format", ["webp", "jpeg"])
 def test_exif_user_comment_is_where_other_tools_look(image_format: str) -> None:
     with Image.open(io.BytesIO(encode_image(gradient(), image_format, METADATA))) as image:

@@ -38,10 +38,9 @@ class Decoder:
 
     @classmethod
     def from_folder(
-        cls, folder: TokenizerFolder, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+        cls, folder: TokenizerFolder, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
     ) -> Decoder:
-        """Load both parts of a folder, which needs no LLM; dtype None is float32."""
-        dtype = dtype or torch.float32
+        """Load both parts of a folder, which needs no LLM."""
         tokenizer = folder.load_visual_tokenizer(device, dtype)
         return cls(tokenizer, folder.load_autoencoder(device, dtype))
 
@@ -108,7 +107,12 @@ class Decoder:
         }
 
 
-def to_uint8(pixels: torch.Tensor) -> np.ndarray:
-    """pixels (B, 3, H, W) in about [-1, 1] -> (B, H, W, 3) uint8, rounded."""
+def round_pixels(pixels: torch.Tensor) -> torch.Tensor:
+    """pixels (B, 3, H, W) in about [-1, 1] -> (B, H, W, 3) uint8 on the same device, rounded."""
     scaled = (pixels.float().clamp(-1, 1) + 1) * 127.5
-    return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def to_uint8(pixels: torch.Tensor) -> np.ndarray:
+    """The same on the host."""
+    return round_pixels(pixels).cpu().numpy()

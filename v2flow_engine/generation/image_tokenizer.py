@@ -30,7 +30,7 @@ from v2flow_engine.reading import WHITE, Color, to_rgb
 
 if TYPE_CHECKING:
     from v2flow_engine.checkpoint import TokenizerFolder
-    from v2flow_engine.decoding.decoder import Decoder
+    from v2flow_engine.decoding.load import PictureDecoder
 
 BATCH = 16
 MAX_BATCH = 4096
@@ -79,7 +79,7 @@ class ImageTokenizer:
         batch_size: images at once.
     """
 
-    def __init__(self, folder: TokenizerFolder, decoder: Decoder, batch_size: int = BATCH) -> None:
+    def __init__(self, folder: TokenizerFolder, decoder: PictureDecoder, batch_size: int = BATCH) -> None:
         self.folder = folder
         self.decoder = decoder
         self.batch_size = check_whole("batch_size", batch_size, 1, MAX_BATCH)
@@ -101,10 +101,10 @@ class ImageTokenizer:
         cls, folder: TokenizerFolder, *, device: str | None = None, batch_size: int = BATCH
     ) -> ImageTokenizer:
         """The same for a folder that is open already."""
-        from v2flow_engine.decoding.decoder import Decoder
+        from v2flow_engine.decoding.load import load_decoder
 
         check_weight_files(folder)
-        decoder = Decoder.from_folder(folder, device=device or default_device(), dtype=torch.float32)
+        decoder = load_decoder(folder, device=device or default_device(), dtype=torch.float32)
         return cls(folder, decoder, batch_size)
 
     @cached_property

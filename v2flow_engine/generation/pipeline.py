@@ -23,7 +23,7 @@ from v2flow_engine.images import ImageMetadata, encode_image, format_of
 if TYPE_CHECKING:
     import numpy as np
 
-    from v2flow_engine.decoding.decoder import Decoder
+    from v2flow_engine.decoding.load import PictureDecoder
     from v2flow_engine.decoding.request import DecodeRequest
     from v2flow_engine.generation.editing import EditedImage
     from v2flow_engine.generation.token_generator import TokenGenerator
@@ -65,7 +65,7 @@ class Pipeline:
     `with` block.
     """
 
-    def __init__(self, folder: ModelFolder, token_generator: TokenGenerator, decoder: Decoder) -> None:
+    def __init__(self, folder: ModelFolder, token_generator: TokenGenerator, decoder: PictureDecoder) -> None:
         self.folder = folder
         self.token_generator = token_generator
         self.decoder = decoder
@@ -85,10 +85,10 @@ class Pipeline:
         """
         folder = open_model(name_or_dir)
         check_weight_files(folder)
-        from v2flow_engine.decoding.decoder import Decoder
+        from v2flow_engine.decoding.load import load_decoder
         from v2flow_engine.generation.token_generator import TokenGenerator
 
-        decoder = Decoder.from_folder(folder, device=device or default_device())
+        decoder = load_decoder(folder, device=device or default_device())
         return cls(folder, TokenGenerator(folder), decoder)
 
     def generate(
@@ -154,11 +154,8 @@ class Pipeline:
         return self.decode(decode_requests)
 
     def decode(self, decode_requests: Sequence[DecodeRequest]) -> list[np.ndarray]:
-        """What the decoder is asked -> pixels (H, W, 3) uint8 each, some images at a time."""
-        pixels: list[np.ndarray] = []
-        for start in range(0, len(decode_requests), DECODER_BATCH):
-            pixels += self.decoder.decode(decode_requests[start : start + DECODER_BATCH])
-        return pixels
+        """What the decoder is asked -> pixels (H, W, 3) uint8 each, in the same order."""
+        return self.decoder.decode(decode_requests)
 
     def edit(
         self,

@@ -14,7 +14,7 @@ from diffusers import AutoencoderDC
 from torch import nn
 
 from v2flow_engine.config import load_json
-from v2flow_engine.errors import ModelFolderError
+from v2flow_engine.errors import ModelFolderError, RequestError
 
 
 class Autoencoder(nn.Module):
@@ -62,3 +62,22 @@ class Autoencoder(nn.Module):
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """latents (B, C, h, w), scaled -> pixels (B, 3, H, W), about [-1, 1] and not clamped."""
         return self.net.decode(latents / self.scaling_factor).sample
+
+    def check_tile(self, tile: int) -> None:
+        """Raise `RequestError` for a tile's side, in pixels, that `decode_tiled` cannot take."""
+        if tile < 1 or tile % (4 * self.downscale):
+            raise RequestError(f"tile must be a multiple of {4 * self.downscale} pixels, got {tile}")
+
+    def decode_tiled(self, latents: torch.Tensor, tile: int) -> torch.Tensor:
+        """The same in tiles of `tile` pixels that overlap by a quarter and are blended there, for less memory.
+
+        Convolutions see the same within a tile; what looks at the whole picture (linear attention) sees the tile.
+        Raises `RequestError`, see `check_tile`.
+        """
+        self.check_tile(tile)
+        stride = tile * 3 // 4
+        self.net.enable_tiling(tile, tile, stride, stride)
+        self.net.use_tiling = (
+            False  # encoding stays whole, so that codes do not depend on how pictures are decoded
+        )
+        return self.net.tiled_decode(latents / self.scaling_factor).sample

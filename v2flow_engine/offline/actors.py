@@ -73,11 +73,11 @@ class DecoderActor:
 
     def __init__(self, config: ActorConfig) -> None:
         from v2flow_engine.checkpoint import open_model
-        from v2flow_engine.decoding.decoder import Decoder
+        from v2flow_engine.decoding.load import load_decoder
 
         self.config = config
         self.folder = open_model(config.model_dir)
-        self.decoder = Decoder.from_folder(self.folder, device=config.device)
+        self.decoder = load_decoder(self.folder, device=config.device)
 
     def __call__(self, batch: Batch) -> Batch:
         """A batch of columns of equal length; every row that comes in goes out."""

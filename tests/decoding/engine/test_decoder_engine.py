@@ -139,7 +139,7 @@ def test_warm_up_reports_and_leaves_nothing_behind() -> None:
     assert report.images == 4 and report.rounds == 9 and report.seconds > 0
     assert not engine.busy
     engine.add(make_request(1))
-    with pytest.raises(RequestError, match="warm_up needs an idle engine"):
+    with pytest.raises(RequestError, match="this needs an idle engine"):
         engine.warm_up([make_request(1)])
 
 

@@ -2,14 +2,16 @@
 
     add -> queue -> (step: admit; one masked round for everything that runs; finished latents -> pixels)
 
-The same latents as `decoding.sampler` gives for the request alone. Knows nothing of prompts, files or threads: calls
-must come one after the other.
+The same latents as `decoding.sampler` gives for the request alone. Knows nothing of prompts or files. Calls must come one
+after the other, those of `decode` aside.
 """
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +20,8 @@ import torch
 from v2flow_engine.checkpoint import TokenizerFolder
 from v2flow_engine.decoding.engine.image_state import ImageSchedule, ImageState
 from v2flow_engine.decoding.engine.model import EngineModel
-from v2flow_engine.decoding.engine.pixels import decode_pixels
+from v2flow_engine.decoding.engine.pace import Pace
+from v2flow_engine.decoding.engine.pixels import HostPicture, PixelDecoder
 from v2flow_engine.decoding.engine.preview import preview_latents
 from v2flow_engine.decoding.engine.rounds import run_round
 from v2flow_engine.decoding.engine.scheduler import Scheduler
@@ -35,11 +38,16 @@ DEFAULT_MAX_TOKENS = 16384
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """latents: (C, h, w), scaled, float32, on the device. picture: (H, W, 3) uint8."""
+    """latents: (C, h, w), scaled, float32, on the device. on_host: the picture, which may be on its way."""
 
     request_id: str
     latents: torch.Tensor
-    picture: np.ndarray
+    on_host: HostPicture
+
+    @property
+    def picture(self) -> np.ndarray:
+        """(H, W, 3) uint8. On CUDA the thread that asks waits until it has been decoded and copied."""
+        return self.on_host.numpy()
 
 
 @dataclass(frozen=True)
@@ -69,15 +77,17 @@ class DecoderEngine:
         if tokenizer.config.flow.method == "regression":
             raise RequestError("the engine integrates a flow, and this model has none: use Decoder")
         self.settings = settings or EngineSettings()
-        self.autoencoder = autoencoder
+        self.tokenizer, self.autoencoder = tokenizer, autoencoder
         self.limits = Limits(tokenizer.config, autoencoder.downscale)
         self.model = EngineModel(tokenizer, self.settings)
+        self.pixels = PixelDecoder(autoencoder, self.settings)
         largest = 2 * (tokenizer.config.num_visual_tokens + tokenizer.config.num_positions)
         budget = self.settings.max_tokens or max(DEFAULT_MAX_TOKENS, largest)
         if budget < largest:
             raise RequestError(f"max_tokens must be at least {largest}, one guided image, got {budget}")
         self.scheduler: Scheduler[_Queued] = Scheduler(budget)
         self._running: dict[str, ImageState] = {}
+        self._pace, self._turn = Pace(self.device), threading.Lock()
         self._count = 0
 
     @classmethod
@@ -91,6 +101,11 @@ class DecoderEngine:
         """Load both parts of a folder, which needs no LLM."""
         tokenizer = folder.load_visual_tokenizer(device, dtype)
         return cls(tokenizer, folder.load_autoencoder(device, dtype), settings)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.model.device
 
     @property
     def busy(self) -> bool:
@@ -131,7 +146,16 @@ class DecoderEngine:
 
     @torch.inference_mode()
     def step(self) -> list[DecodedImage]:
-        """Admit what there is room for, run one round, and return the images that it finished."""
+        """Admit what there is room for, run one round, and return the images that it finished.
+
+        On CUDA it queues the work and comes back; whoever asks for an image's picture waits for it.
+        """
+        images = self._decoded(self._advance())
+        self._pace.keep()
+        return images
+
+    def _advance(self) -> list[ImageState]:
+        """The same as far as latents."""
         self._start(self.scheduler.admit())
         drawing = [state for state in self._running.values() if not state.done]
         if drawing:
@@ -140,7 +164,7 @@ class DecoderEngine:
         for state in finished:
             self.scheduler.leave(state.request_id)
             del self._running[state.request_id]
-        return self._decoded(finished)
+        return finished
 
     @torch.inference_mode()
     def preview(self, request_id: str) -> np.ndarray:
@@ -152,26 +176,48 @@ class DecoderEngine:
             state = "is still waiting" if self.scheduler.is_waiting(request_id) else "is not running"
             raise RequestError(f"request {request_id!r} {state}: there is nothing to preview")
         latents = preview_latents(self.model, self._running[request_id])
-        return decode_pixels(self.autoencoder, [latents], 1)[0]
+        return self.pixels([latents])[0].numpy()
 
     def decode(self, requests: Sequence[DecodeRequest]) -> list[np.ndarray]:
-        """Requests -> pictures (H, W, 3) uint8 in the same order. Raises `RequestError` before any work.
+        """Requests -> pictures (H, W, 3) uint8 in the same order; threads that call it take turns.
 
-        For an engine without other requests: whatever else it finishes meanwhile would be lost.
+        For an engine without other requests, whose images would be lost. Raises `RequestError` before any work.
         """
+        images: dict[str, DecodedImage] = {}
+        with self._turn:
+            ids = self.add_all(requests)
+            with self.cancelling():
+                while self.busy:
+                    images |= {image.request_id: image for image in self.step()}
+        return [images[request_id].picture for request_id in ids]
+
+    @torch.inference_mode()
+    def decode_latents(self, requests: Sequence[DecodeRequest]) -> list[torch.Tensor]:
+        """The same as far as latents (C, h, w), scaled, float32, on the device."""
+        latents: dict[str, torch.Tensor] = {}
+        with self._turn:
+            ids = self.add_all(requests)
+            with self.cancelling():
+                while self.busy:
+                    latents |= {state.request_id: state.image_latents() for state in self._advance()}
+        return [latents[request_id] for request_id in ids]
+
+    def add_all(self, requests: Sequence[DecodeRequest]) -> list[str]:
+        """Queue all of them in an idle engine, or none. Raises `RequestError` like `add`, or if it is busy."""
         if self.busy:
-            raise RequestError("decode needs an idle engine; this one has requests under way")
+            raise RequestError("this needs an idle engine; this one has requests under way")
         for request in requests:
             self.limits.check(request)
-        ids = [self.add(request) for request in requests]
-        pictures: dict[str, np.ndarray] = {}
+        return [self.add(request) for request in requests]
+
+    @contextlib.contextmanager
+    def cancelling(self) -> Iterator[None]:
+        """Forget all images if the block fails: out of memory, an interrupt. The next call finds an idle engine."""
         try:
-            while self.busy:
-                pictures |= {image.request_id: image.picture for image in self.step()}
-        except BaseException:  # out of memory, an interrupt: the next call must find an idle engine
+            yield
+        except BaseException:
             self.cancel_all()
             raise
-        return [pictures[request_id] for request_id in ids]
 
     def warm_up(self, requests: Sequence[DecodeRequest]) -> WarmUp:
         """Decode typical requests and throw the pictures away, so that later ones find all compiled and recorded.
@@ -179,16 +225,15 @@ class DecoderEngine:
         Each request is run alone first and then all of them together. Raises `RequestError` for an engine that is
         not idle, or a request that it cannot serve.
         """
-        if self.busy:
-            raise RequestError("warm_up needs an idle engine; this one has requests under way")
         started, rounds = time.perf_counter(), 0
         batches = [[request] for request in requests] + ([list(requests)] if len(requests) > 1 else [])
         for batch in batches:
-            for request in batch:
-                self.add(request)
-            while self.busy:
-                self.step()
-                rounds += 1
+            self.add_all(batch)
+            with self.cancelling():
+                while self.busy:
+                    for image in self.step():
+                        image.on_host.numpy()
+                    rounds += 1
         return WarmUp(sum(map(len, batches)), rounds, time.perf_counter() - started)
 
     def _start(self, admitted: Sequence[tuple[str, _Queued]]) -> None:
@@ -211,7 +256,7 @@ class DecoderEngine:
 
     def _decoded(self, states: Sequence[ImageState]) -> list[DecodedImage]:
         latents = [state.image_latents() for state in states]
-        pictures = decode_pixels(self.autoencoder, latents, self.settings.pixel_batch)
+        pictures = self.pixels(latents)
         return [
             DecodedImage(state.request_id, own, picture)
             for state, own, picture in zip(states, latents, pictures, strict=True)
