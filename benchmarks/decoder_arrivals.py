@@ -6,13 +6,16 @@ clock's; every policy gets the same images at the same times.
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 
+from benchmarks.decoder_work import AnyDecoder
+from v2flow_engine.decoding.decoder import Decoder
 from v2flow_engine.decoding.engine.decoder_engine import DecoderEngine
 from v2flow_engine.decoding.request import DecodeRequest
 
@@ -26,6 +29,28 @@ class Served:
     images_per_second: float
     p50_s: float
     p95_s: float
+
+
+def arrivals(
+    decoders: dict[str, AnyDecoder],
+    requests: Sequence[DecodeRequest],
+    args: argparse.Namespace,
+    speed: dict[str, dict[str, float]],
+) -> dict:
+    """The same images at the same times, for each decoder under each policy that it has.
+
+    Their rate is a share of the first decoder's best.
+    """
+    rate = args.load * max(next(iter(speed.values())).values())
+    moments = poisson_arrivals(len(requests), rate, seed=1)
+    policies: dict[str, Server] = {}
+    for name, decoder in decoders.items():
+        if isinstance(decoder, (Decoder, DecoderEngine)):
+            policies[f"{name}, static"] = static(decoder.decode, max(args.batches))
+        if isinstance(decoder, DecoderEngine):
+            policies[f"{name}, continuous"] = continuous(decoder)
+    served = {name: asdict(serve(server, requests, moments)) for name, server in policies.items()}
+    return {"images": len(requests), "rate": rate, "policies": served}
 
 
 def poisson_arrivals(count: int, rate: float, seed: int) -> list[float]:
@@ -73,6 +98,7 @@ def continuous(engine: DecoderEngine) -> Server:
                 engine.add(requests[added], f"arrival-{added}")
                 added += 1
             for image in engine.step():
+                image.on_host.numpy()
                 finished[image.request_id] = time.perf_counter() - start
         return [finished[f"arrival-{i}"] for i in range(len(requests))]
 

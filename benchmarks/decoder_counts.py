@@ -10,9 +10,14 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from v2flow_engine.decoding.decoder import Decoder
+from benchmarks.decoder_reference import ReferenceDecoder
+from benchmarks.decoder_work import AnyDecoder, Decode
 from v2flow_engine.decoding.engine.decoder_engine import DecoderEngine
+from v2flow_engine.decoding.limits import Limits
 from v2flow_engine.decoding.request import DecodeRequest
+from v2flow_engine.models.vae import Autoencoder
+
+Place = tuple[object, str]  # an object, and the name of its method
 
 
 def _processor_attention(query: Any, key: Any, value: Any, *_args: Any, **_kwargs: Any) -> int:
@@ -36,33 +41,52 @@ class _Counted:
         return result
 
 
-def count_flops(decoder: Decoder | DecoderEngine, requests: Sequence[DecodeRequest]) -> dict[str, float]:
+def count_flops(decoder: AnyDecoder, decode: Decode, requests: Sequence[DecodeRequest]) -> dict[str, float]:
     """Operations per image of velocity net, autoencoder, the rest (the masked transformer), and in all."""
-    tokenizer = decoder.model.tokenizer if isinstance(decoder, DecoderEngine) else decoder.tokenizer
-    tokenizer.requires_grad_(False)  # the counter hooks what has gradients, which inference mode refuses
-    if isinstance(decoder, DecoderEngine):
-        owner, names = decoder.model.velocity, ("embed_features", "hidden", "modulate", "blocks")
-    else:
-        owner, names = decoder.tokenizer.velocity, ("forward",)
-    places = [(owner, name) for name in names] + [(decoder.autoencoder, "decode")]
-    counted = []
-    for place, name in places:
-        counted.append(_Counted(getattr(place, name)))
-        setattr(place, name, counted[-1])
+    decoder.tokenizer.requires_grad_(
+        False
+    )  # the counter hooks what has gradients, which inference mode refuses
+    velocity, pixels = _places(decoder)
+    counted = [_Counted(getattr(*place)) for place in velocity + pixels]
+    for (owner, name), each in zip(velocity + pixels, counted, strict=True):
+        setattr(owner, name, each)
     try:
-        whole = _Counted(decoder.decode)
+        whole = _Counted(decode)
         whole(requests)
     finally:
-        for (place, name), each in zip(places, counted, strict=True):
-            setattr(place, name, each.function)
-    velocity, pixels = sum(each.flops for each in counted[:-1]), counted[-1].flops
+        for (owner, name), each in zip(velocity + pixels, counted, strict=True):
+            setattr(owner, name, each.function)
+    of_velocity = sum(each.flops for each in counted[: len(velocity)])
+    of_pixels = sum(each.flops for each in counted[len(velocity) :])
     parts = {
-        "masked transformer": whole.flops - velocity - pixels,
-        "velocity net": velocity,
-        "autoencoder": pixels,
+        "masked transformer": whole.flops - of_velocity - of_pixels,
+        "velocity net": of_velocity,
+        "autoencoder": of_pixels,
         "all": whole.flops,
     }
     return {name: value / len(requests) for name, value in parts.items()}
+
+
+def _places(decoder: AnyDecoder) -> tuple[list[Place], list[Place]]:
+    """The methods that are the velocity net, and those that are the autoencoder."""
+    if isinstance(decoder, ReferenceDecoder):
+        return [(decoder.model.flowloss.net, "forward")], []
+    names, owner = ("forward",), decoder.tokenizer.velocity
+    if isinstance(decoder, DecoderEngine):
+        names, owner = ("embed_features", "hidden", "modulate", "blocks"), decoder.model.velocity
+    pixels = [(decoder.autoencoder, name) for name in ("decode", "decode_tiled")]
+    return [(owner, name) for name in names], pixels
+
+
+@torch.inference_mode()
+def autoencoder_flops(autoencoder: Autoencoder, limits: Limits, size: str) -> float:
+    """Operations of one picture; the autoencoder may be without weights."""
+    rows, columns = (side * limits.config.downsample for side in limits.grid_of(size))
+    weight = next(autoencoder.requires_grad_(False).parameters())
+    latents = torch.zeros(1, limits.config.latent_channels, rows, columns, device=weight.device)
+    counted = _Counted(autoencoder.decode)
+    counted(latents.to(weight.dtype))
+    return float(counted.flops)
 
 
 def matmul_rate(device: str, dtype: torch.dtype, side: int = 2048, repeats: int = 5) -> float:

@@ -2,32 +2,61 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-import numpy as np
 import torch
 
-from v2flow_engine.checkpoint import TokenizerFolder
+from benchmarks.decoder_reference import ReferenceDecoder
 from v2flow_engine.decoding.decoder import Decoder
 from v2flow_engine.decoding.engine.decoder_engine import DecoderEngine
 from v2flow_engine.decoding.engine.settings import EngineSettings
 from v2flow_engine.decoding.limits import Limits
 from v2flow_engine.decoding.request import DecodeRequest
+from v2flow_engine.errors import RequestError
+from v2flow_engine.models.vae import Autoencoder
+from v2flow_engine.models.visual_tokenizer import VisualTokenizer
 
-Decode = Callable[[Sequence[DecodeRequest]], list[np.ndarray]]
+AnyDecoder = Decoder | DecoderEngine | ReferenceDecoder
+Decode = Callable[[Sequence[DecodeRequest]], object]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+BASELINE = "plain float32"
 
 
-def load_decoders(
-    folder: TokenizerFolder, device: str, settings: EngineSettings
-) -> dict[str, Decoder | DecoderEngine]:
-    """The plain sampler and the engine, in float32 and bfloat16."""
-    decoders: dict[str, Decoder | DecoderEngine] = {
-        "plain float32": Decoder.from_folder(folder, device, torch.float32)
-    }
-    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        decoders[f"engine {name}"] = DecoderEngine.from_folder(folder, device, dtype, settings)
+def build_decoders(
+    wanted: Sequence[str],
+    tokenizer: VisualTokenizer,
+    autoencoder: Autoencoder,
+    attention: Sequence[str],
+    settings: EngineSettings,
+    reference: Path | None,
+) -> dict[str, AnyDecoder]:
+    """The decoders of these names on the same weights: "plain", "engine" or "reference" and a dtype.
+
+    An engine comes once for each kind of attention. Raises `RequestError` for an unknown name.
+    """
+    decoders: dict[str, AnyDecoder] = {}
+    for name in wanted:
+        kind, _, dtype = name.partition(" ")
+        if dtype not in DTYPES or kind not in ("plain", "engine", "reference"):
+            raise RequestError(
+                f"no decoder {name!r}; there are plain, engine and reference, float32 and bfloat16"
+            )
+        own = tokenizer if dtype == "float32" else copy.deepcopy(tokenizer).to(DTYPES[dtype])
+        pixels = autoencoder if dtype == "float32" else copy.deepcopy(autoencoder).to(DTYPES[dtype])
+        if kind == "plain":
+            decoders[name] = Decoder(own, pixels)
+        elif kind == "reference":
+            if reference is None:
+                raise RequestError(f"{name!r} needs --reference")
+            decoders[name] = ReferenceDecoder(reference, own)
+        else:
+            for each in attention:
+                full = name if len(attention) == 1 else f"{name} {each}"
+                decoders[full] = DecoderEngine(own, pixels, dataclasses.replace(settings, attention=each))
     return decoders
 
 

@@ -29,7 +29,13 @@ def test_it_prints_a_table_and_one_document(model: Path, capsys: pytest.CaptureF
         assert set(report["images_per_second"][name]) == {"1", "2"}
         assert report["matmul"]["share"][name] > 0
     policies = report["arrivals"]["policies"]
-    assert list(policies) == ["plain, static", "engine, static", "engine, continuous"]
+    assert list(policies) == [
+        "plain float32, static",
+        "engine float32, static",
+        "engine float32, continuous",
+        "engine bfloat16, static",
+        "engine bfloat16, continuous",
+    ]
     assert all(served["p50_s"] <= served["p95_s"] for served in policies.values())
 
 

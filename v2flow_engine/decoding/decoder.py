@@ -6,7 +6,8 @@ Ray.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from v2flow_engine.decoding.request import DecodeRequest, images_noise
 from v2flow_engine.decoding.sampler import sample_latents
 from v2flow_engine.models.vae import Autoencoder
 from v2flow_engine.models.visual_tokenizer import VisualTokenizer
+
+Value = TypeVar("Value")
 
 
 class Decoder:
@@ -54,6 +57,16 @@ class Decoder:
 
     def decode(self, requests: Sequence[DecodeRequest]) -> list[np.ndarray]:
         """Requests -> pictures in the same order, each (H, W, 3) uint8. Raises `RequestError` before any work."""
+        return self._in_groups(requests, self._pictures)
+
+    def decode_latents(self, requests: Sequence[DecodeRequest]) -> list[torch.Tensor]:
+        """The same as far as latents (C, h, w), scaled, float32, on the device."""
+        return self._in_groups(requests, self._latents)
+
+    def _in_groups(
+        self, requests: Sequence[DecodeRequest], work: Callable[[Sequence[DecodeRequest]], Sequence[Value]]
+    ) -> list[Value]:
+        """`work` on batches of requests that can go together; its results in the order of the requests."""
         groups: dict[tuple, list[int]] = {}
         for index, request in enumerate(requests):
             self.check(request)
@@ -67,21 +80,26 @@ class Decoder:
                 self.limits.num_masked(request),
             )
             groups.setdefault(like, []).append(index)
-        pictures: list[np.ndarray | None] = [None] * len(requests)
+        results: dict[int, Value] = {}
         for indices in groups.values():
             for start in range(0, len(indices), self.max_batch):
                 batch = indices[start : start + self.max_batch]
-                for index, picture in zip(batch, self._decode([requests[i] for i in batch]), strict=True):
-                    pictures[index] = picture
-        return [picture for picture in pictures if picture is not None]
+                results |= zip(batch, work([requests[i] for i in batch]), strict=True)
+        return [results[index] for index in range(len(requests))]
 
     @torch.inference_mode()
-    def _decode(self, requests: Sequence[DecodeRequest]) -> np.ndarray:
+    def _pictures(self, requests: Sequence[DecodeRequest]) -> Sequence[np.ndarray]:
+        dtype = next(self.autoencoder.parameters()).dtype
+        return list(to_uint8(self.autoencoder.decode(self._latents(requests).to(dtype))))
+
+    @torch.inference_mode()
+    def _latents(self, requests: Sequence[DecodeRequest]) -> torch.Tensor:
+        """Requests that can go together -> latents (B, C, h, w), float32."""
         first = requests[0]
         grid = self.grid_of(first.size)
         seeds, temperatures = zip(*((r.seed, r.temperature) for r in requests), strict=True)
         own = images_noise(self.tokenizer.config, seeds, grid, self.device, temperatures)
-        latents = sample_latents(
+        return sample_latents(
             self.tokenizer,
             torch.stack([r.codes for r in requests]).to(self.device),
             own.order,
@@ -94,8 +112,6 @@ class Decoder:
             solver=first.solver,
             **self._known(requests),
         )
-        dtype = next(self.autoencoder.parameters()).dtype
-        return to_uint8(self.autoencoder.decode(latents.to(dtype)))
 
     def _known(self, requests: Sequence[DecodeRequest]) -> dict[str, torch.Tensor]:
         """What the sampler is told of known latents; nothing where every position is drawn, masked or not."""

@@ -2,8 +2,8 @@
 
     add -> queue -> (step: admit; one masked round for everything that runs; finished latents -> pixels)
 
-The same latents as `decoding.sampler` gives for the request alone. Knows nothing of prompts or files. Calls must come one
-after the other, those of `decode` aside.
+The same latents as `decoding.sampler` gives for the request alone. Knows nothing of prompts or files. Calls must come
+one after the other, those of `decode` aside.
 """
 
 from __future__ import annotations
