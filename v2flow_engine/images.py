@@ -53,7 +53,10 @@ def format_of(path: str | Path) -> str:
 
 
 def encode_image(
-    pixels: np.ndarray | Image.Image, image_format: str = "png", metadata: ImageMetadata | None = None
+    pixels: np.ndarray | Image.Image,
+    image_format: str = "png",
+    metadata: ImageMetadata | None = None,
+    quality: int | None = None,
 ) -> bytes:
     """pixels -> the bytes of an image file.
 
@@ -61,10 +64,13 @@ def encode_image(
         pixels: (H, W, 3) uint8, or a PIL image.
         image_format: "png" (lossless), "webp" or "jpeg".
         metadata: written into the file when given.
+        quality: of WebP and JPEG, 1 to 100; None is high.
     """
     check_format(image_format)
     image = pixels if isinstance(pixels, Image.Image) else _to_image(pixels)
     options = dict(_SAVE_OPTIONS[image_format])
+    if quality is not None and "quality" in options:
+        options["quality"] = quality
     if metadata is not None:
         options |= _png_text(metadata) if image_format == "png" else _exif_comment(metadata)
     buffer = io.BytesIO()

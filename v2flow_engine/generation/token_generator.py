@@ -88,9 +88,11 @@ class TokenGenerator:
             try:
                 for request in requests:
                     ids.append(self.add(request))
-            except BaseException:
+            except BaseException as error:
                 for request_id in ids:
                     self.cancel(request_id)
+                if isinstance(error, RequestError):
+                    raise RequestError(f"request {len(ids)}: {error}", error.param) from error
                 raise
             written: dict[str, list[int]] = {}
             while self.busy:
