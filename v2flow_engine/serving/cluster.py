@@ -21,8 +21,6 @@ MANY = 10**6  # pictures: as many as keep all replicas busy
 def serve(settings: ServerSettings, host: str, port: int) -> int:
     """Returns 0 after a signal. Raises `EngineDeadError` if Ray does not start."""
     ended = threading.Event()
-    for ending in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ending, lambda *_: ended.set())
     begun = time.monotonic()
     with ray_cluster():
         import ray
@@ -42,6 +40,11 @@ def serve(settings: ServerSettings, host: str, port: int) -> int:
                 settings, cpus=sizing.cpus_per_actor, gpus=sizing.gpus_per_actor, threads=sizing.threads
             )
             ray_serve.run(application, name=APP_NAME, route_prefix="/")
+            for ending in (
+                signal.SIGINT,
+                signal.SIGTERM,
+            ):  # only now: Ray sets handlers of its own as it starts
+                signal.signal(ending, lambda *_: ended.set())
             print(f"v2flow: ready after {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
             ended.wait()
         finally:
