@@ -50,17 +50,22 @@ setup(
         "cuda": [f"vllm{VLLM}", "xformers>=0.0.35"],
         "serve": [
             "fastapi>=0.133,<0.137",
+            "h11>=0.16",
+            "pydantic>=2.12,<3",
             "python-multipart>=0.0.20",
             "ray[serve]>=2.60,<2.64",
             "uvicorn>=0.30",
         ],
         "train": ["resvg-py>=0.5", "torchmetrics>=1.9,<2", "webdataset>=1.0,<2"],
         "dev": [
+            "httpx>=0.28,<0.29",
             "hypothesis>=6.100",
-            "pytest>=9,<10",
+            "openai>=3.54,<4",
             "pytest-timeout>=2.4",
             "pytest-xdist>=3.8,<4",
+            "pytest>=9,<10",
             "ruff>=0.17,<0.18",
+            "schemathesis>=4.32,<5",
         ],
     },
 )

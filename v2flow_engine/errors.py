@@ -10,7 +10,14 @@ class ModelFolderError(V2FlowError):
 
 
 class RequestError(V2FlowError):
-    """A request asks for something that this model cannot do: prompt, size, length or a parameter out of range."""
+    """A request asks for something that this model cannot do: prompt, size, length or a parameter out of range.
+
+    param: the name of the parameter that is to blame, where one is.
+    """
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 class OutputError(V2FlowError):
@@ -27,3 +34,11 @@ class ReleaseError(V2FlowError):
 
 class EngineDeadError(RuntimeError):
     """An engine stopped working. Not the fault of one request, so never attributed to one."""
+
+
+class QueueFullError(RuntimeError):
+    """Too many requests are under way. retry_after: seconds until there may be room."""
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after

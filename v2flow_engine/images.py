@@ -54,7 +54,10 @@ def format_of(path: str | Path) -> str:
 
 
 def encode_image(
-    pixels: np.ndarray | Image.Image, image_format: str = "png", metadata: ImageMetadata | None = None
+    pixels: np.ndarray | Image.Image,
+    image_format: str = "png",
+    metadata: ImageMetadata | None = None,
+    quality: int | None = None,
 ) -> bytes:
     """pixels -> the bytes of an image file.
 
@@ -62,6 +65,7 @@ def encode_image(
         pixels: (H, W, 3) uint8, or a PIL image.
         image_format: "png" (lossless), "webp" or "jpeg".
         metadata: written into the file when given.
+        quality: of WebP and JPEG, 1 to 100; None is high.
     """
     check_format(image_format)
     if not isinstance(pixels, Image.Image):
@@ -70,6 +74,8 @@ def encode_image(
         return encode_png(_channels_last(pixels), None if metadata is None else _png_texts(metadata))
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(np.ascontiguousarray(pixels))
     options = dict(_SAVE_OPTIONS[image_format])
+    if quality is not None and "quality" in options:
+        options["quality"] = quality
     if metadata is not None:
         options |= _exif_comment(metadata)
     buffer = io.BytesIO()

@@ -20,7 +20,7 @@ from v2flow_engine.errors import DataError, RequestError
 Color = tuple[int, int, int]
 WHITE: Color = (255, 255, 255)
 # What Pillow's readers raise for files that are damaged, cut short, too large or of an unknown kind.
-_READ_ERRORS = (
+READ_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -50,7 +50,7 @@ def _read(path: str | Path, convert: Callable[[Image.Image], Image.Image]) -> Im
                 return convert(image)
     except UnidentifiedImageError as error:
         raise DataError(f"{path} is no picture that can be read: an unknown format") from error
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path} is no picture that can be read: {reason}") from error
 

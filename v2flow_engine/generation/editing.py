@@ -92,8 +92,7 @@ def run_edit(pipeline: Pipeline, plan: EditPlan, *, raw: bool = False) -> list[E
     folder, requests = pipeline.folder, plan.requests
     tokenizer = ImageTokenizer(folder, pipeline.decoder)
     latents = tokenizer.latents_of([plan.picture])
-    own_ids = folder.vocabulary.visual_token_ids(tokenizer.encode_latents(latents)[0].codes)
-    forced = [None if cell else token_id for token_id, cell in zip(own_ids, plan.cells.flat, strict=True)]
+    forced = forced_ids(folder, plan, tokenizer.encode_latents(latents)[0].codes)
     written = pipeline.token_generator.generate(
         [
             dataclasses.replace(request.token_request(folder), forced_visual_token_ids=forced)
@@ -110,6 +109,17 @@ def run_edit(pipeline: Pipeline, plan: EditPlan, *, raw: bool = False) -> list[E
     return _finish(folder, plan, drawn, raw)
 
 
+def forced_ids(folder: ModelFolder, plan: EditPlan, codes: torch.Tensor) -> list[int | None]:
+    """The picture's own codes (S,) -> its visual_token_ids where they are kept, None where the LLM writes."""
+    own_ids = folder.vocabulary.visual_token_ids(codes)
+    return [None if cell else token_id for token_id, cell in zip(own_ids, plan.cells.flat, strict=True)]
+
+
+def with_original(plan: EditPlan, pixels: np.ndarray) -> np.ndarray:
+    """A drawn picture (H, W, 3) uint8 with the original's own pixels outside the mask."""
+    return np.where(plan.mask[..., None], pixels, np.asarray(plan.picture))
+
+
 def positions_in(config: VisualTokenizerConfig, cells: np.ndarray) -> torch.Tensor:
     """Visual tokens (rows, columns) bool -> (rows, columns) bool of the latent positions with any part in them."""
     import torch
@@ -122,12 +132,11 @@ def positions_in(config: VisualTokenizerConfig, cells: np.ndarray) -> torch.Tens
 
 def _finish(folder: ModelFolder, plan: EditPlan, drawn: Sequence[np.ndarray], raw: bool) -> list[EditedImage]:
     """The pictures with the original around them, unless `raw`, and how they were made."""
-    original = np.asarray(plan.picture)
     mask = Image.fromarray(np.where(plan.mask, 255, 0).astype(np.uint8))
     described = describe_parameters(folder, plan.requests[0].parameters)
     made = []
     for request, pixels in zip(plan.requests, drawn, strict=True):
-        shown = pixels if raw else np.where(plan.mask[..., None], pixels, original)
+        shown = pixels if raw else with_original(plan, pixels)
         how = {**described, "raw": raw}
         made.append(
             EditedImage(Image.fromarray(shown), request.prompt, request.seed, how, plan.picture, mask)

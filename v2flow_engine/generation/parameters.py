@@ -58,7 +58,7 @@ class GenerationParameters:
         }
         names = {f.name for f in dataclasses.fields(cls)}
         if overrides.pop("negative_prompt", None) is not None:
-            raise RequestError(NO_NEGATIVE_PROMPT)
+            raise RequestError(NO_NEGATIVE_PROMPT, "negative_prompt")
         unknown = sorted(set(overrides) - names)
         if unknown:
             raise RequestError(f"unknown parameters {unknown}; known are {sorted(names)}")

@@ -66,6 +66,8 @@ class TokenGenerator:
         self._visual_ids = range(first, first + folder.vocabulary.codebook_size)
         self._lock = threading.Lock()
         self._numbers = itertools.count()
+        self._runs: dict[str, ForcedRuns] = {}  # of what the engine has
+        self._finished: dict[str, list[int]] = {}  # had nothing to write
         with _engine_environment():
             kwargs = _engine_kwargs(folder, dtype, max_num_seqs, kv_cache_gib, guided) | (engine_args or {})
             self._engine = _start_engine(kwargs)
@@ -80,28 +82,86 @@ class TokenGenerator:
             EngineDeadError: the engine broke, now or before. No request is to blame.
         """
         for request in requests:
-            request.check(
-                vocab_size=self._vocab_size,
-                visual_ids=self._visual_ids,
-                max_model_len=self._max_model_len,
-                guided=self.guided,
-            )
-            if not self._forces and any(each is not None for each in request.split().between):
-                raise RequestError(
-                    "forced tokens between free ones need logits processors, which this vLLM's V2 model runner has "
-                    "not: leave VLLM_USE_V2_MODEL_RUNNER unset"
-                )
+            self.check(request)
         with self._lock:
-            engine = self._living_engine()
-            order = self._submit(engine, requests)
+            ids: list[str] = []
             try:
-                return _run_to_the_end(engine, requests, order)
-            except Exception as error:
-                self._cause_of_death = error
-                raise EngineDeadError(f"the token engine broke: {type(error).__name__}: {error}") from error
-            except BaseException as interruption:  # a step cut in half leaves the engine in an unknown state
-                self._cause_of_death = interruption
+                for request in requests:
+                    ids.append(self.add(request))
+            except BaseException as error:
+                for request_id in ids:
+                    self.cancel(request_id)
+                if isinstance(error, RequestError):
+                    raise RequestError(f"request {len(ids)}: {error}", error.param) from error
                 raise
+            written: dict[str, list[int]] = {}
+            while self.busy:
+                written |= dict(self.step())
+            return [written[request_id] for request_id in ids]
+
+    def check(self, request: TokenRequest) -> None:
+        """Raise `RequestError` for what this model cannot do."""
+        request.check(
+            vocab_size=self._vocab_size,
+            visual_ids=self._visual_ids,
+            max_model_len=self._max_model_len,
+            guided=self.guided,
+        )
+        if not self._forces and any(each is not None for each in request.split().between):
+            raise RequestError(
+                "forced tokens between free ones need logits processors, which this vLLM's V2 model runner has "
+                "not: leave VLLM_USE_V2_MODEL_RUNNER unset"
+            )
+
+    def add(self, request: TokenRequest, request_id: str | None = None) -> str:
+        """Queue a checked request and return its id, None for a new one. From here to `step`: one call at a time.
+
+        Raises `RequestError` if vLLM does not take it, `EngineDeadError` as `generate` does.
+        """
+        from vllm.exceptions import VLLMValidationError
+
+        engine = self._living_engine()
+        runs = request.split()
+        if request_id is None:
+            request_id = f"image-{next(self._numbers)}"
+        if not runs.between:
+            self._finished[request_id] = runs.leading
+            return request_id
+        prompt = {"prompt_token_ids": [*request.prompt_token_ids, *runs.leading]}
+        try:
+            engine.add_request(request_id, prompt, _sampling_params(request, runs, self.guided))
+        except (ValueError, VLLMValidationError) as error:
+            raise RequestError(f"the token engine does not take this request: {error}") from error
+        self._runs[request_id] = runs
+        return request_id
+
+    def cancel(self, request_id: str) -> None:
+        """Forget a request, wherever it is; its place is free before the next step."""
+        if self._runs.pop(request_id, None) is not None:
+            self._living_engine().abort_request([request_id])
+        self._finished.pop(request_id, None)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would do something."""
+        return bool(self._runs or self._finished)
+
+    def step(self) -> list[tuple[str, list[int]]]:
+        """One token for every image that has a place; ids and visual_token_ids of those that are finished."""
+        engine = self._living_engine()
+        finished, self._finished = list(self._finished.items()), {}
+        try:
+            outputs = engine.step() if self._runs else []
+            for output in outputs:
+                if output.finished and (runs := self._runs.pop(output.request_id, None)) is not None:
+                    finished.append((output.request_id, _joined(runs, output.outputs[0].token_ids)))
+        except Exception as error:
+            self._cause_of_death = error
+            raise EngineDeadError(f"the token engine broke: {type(error).__name__}: {error}") from error
+        except BaseException as interruption:  # a step cut in half leaves the engine in an unknown state
+            self._cause_of_death = interruption
+            raise
+        return finished
 
     def close(self) -> None:
         """Stop the engine and free its memory; safe to call twice."""
@@ -117,27 +177,6 @@ class TokenGenerator:
     def num_kv_cache_blocks(self) -> int:
         """Blocks of the KV cache; a block holds the same tokens of every stream and layer."""
         return self._living_engine().vllm_config.cache_config.num_gpu_blocks
-
-    def _submit(self, engine: LLMEngine, requests: Sequence[TokenRequest]) -> dict[str, int]:
-        """Queue every request that has something to write, or none. Returns the index of each by its engine id."""
-        from vllm.exceptions import VLLMValidationError
-
-        order: dict[str, int] = {}
-        try:
-            for index, request in enumerate(requests):
-                runs = request.split()
-                if not runs.between:
-                    continue
-                request_id = str(next(self._numbers))
-                prompt = {"prompt_token_ids": [*request.prompt_token_ids, *runs.leading]}
-                engine.add_request(request_id, prompt, _sampling_params(request, runs, self.guided))
-                order[request_id] = index
-        except BaseException as error:
-            engine.abort_request(list(order))
-            if isinstance(error, (ValueError, VLLMValidationError)):
-                raise RequestError(f"the token engine does not take request {len(order)}: {error}") from error
-            raise
-        return order
 
     def _living_engine(self) -> LLMEngine:
         if self._cause_of_death is not None:
@@ -162,22 +201,11 @@ class TokenGenerator:
             self.close()
 
 
-def _run_to_the_end(
-    engine: LLMEngine, requests: Sequence[TokenRequest], order: dict[str, int]
-) -> list[list[int]]:
-    """Step until nothing is left; the tokens by the index of their request."""
-    written: list[list[int]] = [[] for _ in requests]
-    while engine.has_unfinished_requests():
-        for output in engine.step():
-            if output.finished:
-                written[order[output.request_id]] = list(output.outputs[0].token_ids)
-    images = []
-    for request, visual_token_ids in zip(requests, written, strict=True):
-        runs = request.split()
-        if len(visual_token_ids) != len(runs.between):
-            raise RuntimeError(f"{len(visual_token_ids)} tokens came for {len(runs.between)}")
-        images.append([*runs.leading, *visual_token_ids, *runs.trailing])
-    return images
+def _joined(runs: ForcedRuns, written: Sequence[int]) -> list[int]:
+    """An image's tokens from what the engine wrote between the forced ones."""
+    if len(written) != len(runs.between):
+        raise RuntimeError(f"{len(written)} tokens came for {len(runs.between)}")
+    return [*runs.leading, *written, *runs.trailing]
 
 
 def _claim_process(generator: TokenGenerator) -> None:

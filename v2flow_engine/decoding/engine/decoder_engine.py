@@ -134,6 +134,15 @@ class DecoderEngine:
         self._count += 1
         return request_id
 
+    def has(self, request_id: str) -> bool:
+        """Whether the image is waiting or under way."""
+        return request_id in self._running or self.scheduler.is_waiting(request_id)
+
+    def rounds_done(self, request_id: str) -> int | None:
+        """Rounds behind an image under way; None for one that is waiting, finished or unknown."""
+        state = self._running.get(request_id)
+        return None if state is None else state.round
+
     def cancel(self, request_id: str) -> None:
         """Forget an image, waiting or under way; its place is free at once. Raises `RequestError` if there is none."""
         self.scheduler.leave(request_id)

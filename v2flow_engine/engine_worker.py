@@ -1,0 +1,277 @@
+"""Requests of many callers -> futures, served by one engine in a thread of its own that steps while it is busy.
+
+    submit -> (thread: add to the engine, step, hand out what a step finished) -> future
+
+The batching is the engine's; this holds no queue of its own beyond the moment until the thread looks. Knows nothing
+of what is asked or made: the two stages subclass it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from v2flow_engine.errors import EngineDeadError, QueueFullError, V2FlowError
+from v2flow_engine.pace import Pace
+
+Engine = TypeVar("Engine")
+Request = TypeVar("Request")
+Result = TypeVar("Result")
+Called = TypeVar("Called")
+
+MAX_DEATHS_IN_A_ROW = 3  # engines that died without finishing anything; then something else is wrong
+
+
+@dataclass(frozen=True)
+class WorkerStats:
+    """Since the worker began. in_flight: submitted and not finished. deaths: engines that broke."""
+
+    in_flight: int = 0
+    finished: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    steps: int = 0
+    deaths: int = 0
+
+
+@dataclass
+class Ticket(Generic[Request, Result]):
+    """One request under way. extra: what the subclass keeps with it."""
+
+    request_id: str
+    request: Request
+    extra: Any
+    future: Future[Result] = field(default_factory=Future)
+
+
+class EngineWorker(ABC, Generic[Engine, Request, Result]):
+    """A thread that owns an engine: it starts it, alone touches it, and starts a new one when it breaks.
+
+    Futures may be awaited with `asyncio.wrap_future`, and cancelled at any time by any thread: the request then
+    leaves the engine before its next step.
+
+    Args:
+        start: makes the engine; called in the thread, again after each death.
+        max_in_flight: requests in the engine, running and waiting in it; more are refused.
+        name: of the stage, for messages.
+        on_death: called in the thread with what broke the engine, before anybody is told.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[], Engine],
+        *,
+        max_in_flight: int,
+        name: str,
+        on_death: Callable[[BaseException], None] | None = None,
+    ) -> None:
+        self.name, self.max_in_flight = name, max_in_flight
+        self._start, self._on_death = start, on_death
+        self._tickets: dict[str, Ticket[Request, Result]] = {}
+        self._commands: deque[Callable[[Engine], None]] = deque()
+        self._calls: set[Future[Any]] = set()
+        self._wake = threading.Condition(threading.RLock())
+        self._closing = self._draining = self._over = False
+        self._end: BaseException | None = None
+        self._numbers = itertools.count()
+        self._counts = dict.fromkeys(("finished", "failed", "cancelled", "steps", "deaths"), 0)
+        self._pace = Pace()
+        self._thread = threading.Thread(target=self._live, name=f"{name}-worker", daemon=True)
+        self._thread.start()
+
+    @abstractmethod
+    def _add(self, engine: Engine, ticket: Ticket[Request, Result]) -> None:
+        """Queue a request in the engine; raises `V2FlowError` if it is the request's fault."""
+
+    @abstractmethod
+    def _cancel(self, engine: Engine, request_id: str) -> None:
+        """Take a request that was added out of the engine."""
+
+    @abstractmethod
+    def _busy(self, engine: Engine) -> bool:
+        """Whether a step would do something."""
+
+    @abstractmethod
+    def _step(self, engine: Engine) -> Iterable[tuple[str, Result]]:
+        """One step; what it finished."""
+
+    def _after_step(self, engine: Engine, running: Iterable[Ticket[Request, Result]]) -> None:
+        """What a stage does between steps for those that are under way."""
+
+    def _shut_down(self, engine: Engine) -> None:
+        """Free what the engine holds."""
+
+    @property
+    def stats(self) -> WorkerStats:
+        """Counters as of now."""
+        with self._wake:
+            return WorkerStats(in_flight=len(self._tickets), **self._counts)
+
+    @property
+    def over(self) -> bool:
+        """Whether it is closed or gave up: nothing will be served any more."""
+        return self._over
+
+    def submit(self, request: Request, extra: Any = None) -> Future[Result]:
+        """Queue a request.
+
+        Raises `QueueFullError` if too many are under way, `EngineDeadError` if the worker is closed or gave up.
+        The future raises `V2FlowError` for what the engine cannot do, `EngineDeadError` if the engine broke.
+        """
+        with self._wake:
+            self._raise_if_over()
+            if len(self._tickets) >= self.max_in_flight:
+                raise QueueFullError(
+                    f"{self.name}: {len(self._tickets)} requests are under way, the most there may be",
+                    retry_after=self._pace.seconds_until_room(),
+                )
+            ticket: Ticket[Request, Result] = Ticket(str(next(self._numbers)), request, extra)
+            self._tickets[ticket.request_id] = ticket
+            self._commands.append(lambda engine: self._admit(engine, ticket))
+            self._wake.notify()
+        ticket.future.add_done_callback(lambda future: self._leave(ticket, future))
+        return ticket.future
+
+    def call(self, function: Callable[[Engine], Called]) -> Future[Called]:
+        """Run a function on the engine in its thread, between steps. Raises `EngineDeadError` as `submit` does."""
+        future: Future[Called] = Future()
+
+        def run(engine: Engine) -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(function(engine))
+            except Exception as error:
+                future.set_exception(error)
+
+        with self._wake:
+            self._raise_if_over()
+            self._calls.add(future)
+            self._commands.append(run)
+            self._wake.notify()
+        future.add_done_callback(self._calls.discard)
+        return future
+
+    def close(self, *, drain: bool = False, timeout: float | None = None) -> None:
+        """End the thread and the engine; safe to call twice.
+
+        Args:
+            drain: finish what is under way first. Otherwise its futures raise `EngineDeadError`.
+            timeout: seconds to wait for the thread; None waits for as long as it takes.
+        """
+        with self._wake:
+            self._closing, self._draining = True, drain and not self._over
+            self._wake.notify()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout)
+
+    # --- the thread ---
+
+    def _live(self) -> None:
+        deaths = 0
+        while True:
+            finished = self._counts["finished"]
+            try:
+                engine = self._start()
+            except BaseException as error:
+                self._finish(error, f"did not start: {type(error).__name__}: {error}")
+                return
+            cause = self._serve(engine)
+            if cause is not None:
+                self._counts["deaths"] += 1
+                if self._on_death is not None:
+                    self._on_death(cause)
+                self._fail_all(f"broke: {type(cause).__name__}: {cause}", cause)
+            try:
+                self._shut_down(engine)
+            except Exception as error:  # what is broken may not close
+                cause = cause or error
+            del engine
+            if self._closing:
+                self._finish(None, "is closed")
+                return
+            deaths = 1 if self._counts["finished"] > finished else deaths + 1
+            if deaths >= MAX_DEATHS_IN_A_ROW:
+                self._finish(cause, f"broke {deaths} times in a row, at last: {cause}")
+                return
+
+    def _serve(self, engine: Engine) -> BaseException | None:
+        """Until closed, then None; or until the engine breaks, then what broke it."""
+        while True:
+            with self._wake:
+                while not (self._commands or self._closing or self._busy(engine)):
+                    self._wake.wait()
+                if self._closing and not (self._draining and self._tickets):
+                    return None
+                commands, self._commands = self._commands, deque()
+            try:
+                for command in commands:
+                    command(engine)
+                if self._busy(engine):
+                    results = self._step(engine)
+                    self._counts["steps"] += 1
+                    for request_id, result in results:
+                        self._resolve(request_id, result)
+                    with self._wake:
+                        running = list(self._tickets.values())
+                    self._after_step(engine, running)
+            except Exception as error:
+                return error
+
+    def _admit(self, engine: Engine, ticket: Ticket[Request, Result]) -> None:
+        if ticket.future.cancelled():
+            return
+        try:
+            self._add(engine, ticket)
+        except V2FlowError as error:
+            self._fail(ticket, error)
+
+    def _resolve(self, request_id: str, result: Result) -> None:
+        with self._wake:
+            ticket = self._tickets.get(request_id)
+        if ticket is not None and ticket.future.set_running_or_notify_cancel():
+            ticket.future.set_result(result)
+
+    def _fail(self, ticket: Ticket[Request, Result], error: BaseException) -> None:
+        if ticket.future.set_running_or_notify_cancel():
+            ticket.future.set_exception(error)
+
+    def _leave(self, ticket: Ticket[Request, Result], future: Future[Result]) -> None:
+        """Free the place of a request whose future is done, by whichever thread did it."""
+        with self._wake:
+            self._tickets.pop(ticket.request_id, None)
+            if future.cancelled():
+                kind = "cancelled"
+                self._commands.append(lambda engine: self._cancel(engine, ticket.request_id))
+                self._wake.notify()
+            else:
+                kind = "failed" if future.exception() else "finished"
+            self._counts[kind] += 1
+            self._pace.one_left(len(self._tickets) + 1)
+
+    def _fail_all(self, what: str, cause: BaseException | None) -> None:
+        with self._wake:
+            tickets, calls = list(self._tickets.values()), list(self._calls)
+            self._commands.clear()
+        error = EngineDeadError(f"the {self.name} engine {what}")
+        error.__cause__ = cause
+        for ticket in tickets:
+            self._fail(ticket, error)
+        for call in calls:
+            if not call.done() and (call.running() or call.set_running_or_notify_cancel()):
+                call.set_exception(error)
+
+    def _finish(self, cause: BaseException | None, what: str) -> None:
+        with self._wake:
+            self._over, self._end = True, EngineDeadError(f"the {self.name} engine {what}")
+        self._fail_all(what, cause)
+
+    def _raise_if_over(self) -> None:
+        if self._over or self._closing:
+            raise EngineDeadError(str(self._end or f"the {self.name} engine is closing"))

@@ -1,0 +1,47 @@
+"""TokenRequests of many callers -> futures of visual_token_ids: a token generator in a thread of its own.
+
+vLLM's continuous batching is what joins the callers. Knows nothing of text, codes or pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from v2flow_engine.engine_worker import EngineWorker, Ticket
+from v2flow_engine.generation.request import TokenRequest
+from v2flow_engine.generation.token_generator import TokenGenerator
+
+MAX_IN_FLIGHT = 256
+
+
+class TokenWorker(EngineWorker[TokenGenerator, TokenRequest, list[int]]):
+    """See `EngineWorker`. A process runs one token generator at a time, so one of these as well.
+
+    Args:
+        start: makes the generator; called in the worker's thread, where vLLM then stays.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[], TokenGenerator],
+        *,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        on_death: Callable[[BaseException], None] | None = None,
+    ) -> None:
+        super().__init__(start, max_in_flight=max_in_flight, name="token", on_death=on_death)
+
+    def _add(self, engine: TokenGenerator, ticket: Ticket[TokenRequest, list[int]]) -> None:
+        engine.check(ticket.request)
+        engine.add(ticket.request, ticket.request_id)
+
+    def _cancel(self, engine: TokenGenerator, request_id: str) -> None:
+        engine.cancel(request_id)
+
+    def _busy(self, engine: TokenGenerator) -> bool:
+        return engine.busy
+
+    def _step(self, engine: TokenGenerator) -> Iterable[tuple[str, list[int]]]:
+        return engine.step()
+
+    def _shut_down(self, engine: TokenGenerator) -> None:
+        engine.close()

@@ -1,0 +1,53 @@
+"""A server -> its FastAPI app. Starts nothing but what the backend it is given has started."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+
+from v2flow_engine import __version__
+from v2flow_engine.serving.errors import install_error_handlers
+from v2flow_engine.serving.middleware import BodyLimit, Guard, RequestContext
+from v2flow_engine.serving.openapi import describe
+from v2flow_engine.serving.routes import chat, health, images, models
+from v2flow_engine.serving.server import Server
+
+if TYPE_CHECKING:
+    from v2flow_engine.checkpoint import ModelFolder
+    from v2flow_engine.serving.backend import Backend
+    from v2flow_engine.serving.settings import ServerSettings
+
+ROUTERS = (images.router, chat.router, models.router, health.router)
+
+
+def create_app(folder: ModelFolder, backend: Backend, settings: ServerSettings) -> FastAPI:
+    """The app; at its end it closes the backend."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await backend.close()
+
+    app = FastAPI(title="v2flow", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.server = Server(folder, backend, settings)
+    for router in ROUTERS:
+        app.include_router(router)
+    install_error_handlers(app)
+    # The last one added is the outermost.
+    app.add_middleware(BodyLimit, limits=settings.limits)
+    app.add_middleware(Guard, settings=settings)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["authorization", "content-type"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
+    app.add_middleware(RequestContext)
+    app.openapi = describe(app, folder, bool(settings.key_digests))
+    return app

@@ -1,0 +1,57 @@
+"""What the app needs of the two stages, wherever they run.
+
+All raise the same errors: `RequestError` for what the model cannot do, `QueueFullError`, `EngineDeadError`. Cancelling
+the task that waits frees the work behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+    from v2flow_engine.decoding.request import DecodeRequest
+    from v2flow_engine.generation.request import TokenRequest
+
+
+@dataclass(frozen=True)
+class EncodedPicture:
+    """codes: (S,) int64. latents: (C, h, w), scaled, float32. Both on the CPU."""
+
+    codes: torch.Tensor
+    latents: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """rounds: that are done, None for the finished picture. pixels: (H, W, 3) uint8."""
+
+    rounds: int | None
+    pixels: np.ndarray
+
+
+class Backend(Protocol):
+    """Token generator and decoder."""
+
+    async def write_tokens(self, request: TokenRequest) -> list[int]:
+        """visual_token_ids of an image."""
+
+    def decode(self, request: DecodeRequest, previews: Sequence[int]) -> AsyncIterator[Drawn]:
+        """The picture after each of the rounds that are named, and last the finished one."""
+
+    async def encode(self, pixels: np.ndarray) -> EncodedPicture:
+        """(H, W, 3) uint8 of one of the model's sizes -> what the tokenizer makes of it."""
+
+    async def check(self) -> None:
+        """Return if both stages answer. Raises `EngineDeadError` otherwise."""
+
+    async def stats(self) -> dict[str, dict[str, Any]]:
+        """Counters by stage, summed over its replicas as far as this process can see them."""
+
+    async def close(self) -> None:
+        """Finish what is under way, then stop."""

@@ -1,0 +1,63 @@
+"""Both stages as threads of this process: `v2flow serve --single-process`, no Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from v2flow_engine.errors import EngineDeadError
+from v2flow_engine.serving.backend import Drawn, EncodedPicture
+from v2flow_engine.serving.stages import decode_with, encode_with, start_decoder_worker, start_token_worker
+
+if TYPE_CHECKING:
+    from v2flow_engine.checkpoint import ModelFolder
+    from v2flow_engine.decoding.request import DecodeRequest
+    from v2flow_engine.generation.request import TokenRequest
+    from v2flow_engine.serving.settings import ServerSettings
+
+CHECK_SECONDS = 30.0
+
+
+class InProcessBackend:
+    """See `Backend`. An engine that breaks is started again by its worker."""
+
+    def __init__(self, folder: ModelFolder, settings: ServerSettings) -> None:
+        self.folder, self.settings = folder, settings
+        self.token_worker = start_token_worker(folder, settings)
+        self.decoder_worker = start_decoder_worker(folder, settings)
+
+    async def write_tokens(self, request: TokenRequest) -> list[int]:
+        """See `Backend`."""
+        return await asyncio.wrap_future(self.token_worker.submit(request))
+
+    def decode(self, request: DecodeRequest, previews: Sequence[int]) -> AsyncIterator[Drawn]:
+        """See `Backend`."""
+        return decode_with(self.decoder_worker, request, previews)
+
+    async def encode(self, pixels: np.ndarray) -> EncodedPicture:
+        """See `Backend`."""
+        return await encode_with(self.decoder_worker, self.folder, pixels)
+
+    async def check(self) -> None:
+        """See `Backend`: each engine's thread is asked for a sign of life."""
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                for worker in (self.token_worker, self.decoder_worker):
+                    await asyncio.wrap_future(worker.call(lambda engine: None))
+        except TimeoutError as error:
+            raise EngineDeadError(f"no answer within {CHECK_SECONDS:g} s") from error
+
+    async def stats(self) -> dict[str, dict[str, Any]]:
+        """See `Backend`."""
+        workers = {"token": self.token_worker, "decoder": self.decoder_worker}
+        return {name: dataclasses.asdict(worker.stats) for name, worker in workers.items()}
+
+    async def close(self) -> None:
+        """See `Backend`."""
+        for worker in (self.token_worker, self.decoder_worker):
+            await asyncio.to_thread(worker.close, drain=True, timeout=self.settings.drain_seconds)
+            await asyncio.to_thread(worker.close)

@@ -1,0 +1,77 @@
+"""Settings -> a server in this process until a signal ends it; what is under way is finished first."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from v2flow_engine.errors import EngineDeadError
+from v2flow_engine.serving.app import create_app
+from v2flow_engine.serving.head_timeout import head_timeout_protocol
+from v2flow_engine.serving.in_process import InProcessBackend
+from v2flow_engine.serving.logs import log_to_stderr
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from v2flow_engine.checkpoint import ModelFolder
+    from v2flow_engine.serving.backend import Backend
+    from v2flow_engine.serving.settings import ServerSettings
+
+
+def make_server(folder: ModelFolder, settings: ServerSettings, backend: Backend) -> uvicorn.Server:
+    """A server of the app over a backend, which it closes at its end."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        create_app(folder, backend, settings),
+        http=head_timeout_protocol(settings.limits.header_seconds),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=round(settings.drain_seconds),
+    )
+    return uvicorn.Server(config)
+
+
+def serve(folder: ModelFolder, settings: ServerSettings, listener: socket.socket) -> int:
+    """Returns 0 after a signal, 1 if an engine did not start. listener: a bound socket."""
+    log_to_stderr()
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        # uvicorn catches them, ends in order, and raises them again when all is done.
+        signal.signal(ending, lambda *_: None)
+    backend = InProcessBackend(folder, settings)
+    return asyncio.run(_run(make_server(folder, settings, backend), backend, listener))
+
+
+async def _run(server: uvicorn.Server, backend: InProcessBackend, listener: socket.socket) -> int:
+    begun = time.monotonic()
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    announcing = asyncio.create_task(_announce(backend, begun))
+    await asyncio.wait({serving, announcing}, return_when=asyncio.FIRST_COMPLETED)
+    failed = announcing.done() and announcing.result() is not None
+    if failed:
+        print(f"v2flow: {announcing.result()}", file=sys.stderr, flush=True)
+        server.should_exit = True
+    await serving
+    announcing.cancel()
+    return 1 if failed else 0
+
+
+async def _announce(backend: InProcessBackend, begun: float) -> Any:
+    """Say when pictures can be made; returns what kept an engine from starting, or None."""
+    while True:
+        try:
+            await backend.check()
+        except EngineDeadError as error:
+            if backend.token_worker.over or backend.decoder_worker.over:
+                return error
+            continue
+        print(f"v2flow: ready after {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+        return None
