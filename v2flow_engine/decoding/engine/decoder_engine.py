@@ -34,6 +34,7 @@ from v2flow_engine.models.vae import Autoencoder
 from v2flow_engine.models.visual_tokenizer import VisualTokenizer
 
 DEFAULT_MAX_TOKENS = 16384
+PROCESSOR_MAX_TOKENS = 3072  # more rows at once leave the caches and are slower, see docs/decoder.md
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ class DecoderEngine:
         self.model = EngineModel(tokenizer, self.settings)
         self.pixels = PixelDecoder(autoencoder, self.settings)
         largest = 2 * (tokenizer.config.num_visual_tokens + tokenizer.config.num_positions)
-        budget = self.settings.max_tokens or max(DEFAULT_MAX_TOKENS, largest)
+        default = PROCESSOR_MAX_TOKENS if self.device.type == "cpu" else DEFAULT_MAX_TOKENS
+        budget = self.settings.max_tokens or max(default, largest)
         if budget < largest:
             raise RequestError(f"max_tokens must be at least {largest}, one guided image, got {budget}")
         self.scheduler: Scheduler[_Queued] = Scheduler(budget)

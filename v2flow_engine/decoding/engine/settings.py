@@ -14,7 +14,8 @@ class EngineSettings:
     """Raises `RequestError` for a value out of range.
 
     max_tokens: the budget of a round, in rows of the masked transformer's decoder: S + N for an image, twice that
-        while it is guided by a second pass. None: 16,384, or one guided image of the full grid if that is more.
+        while it is guided by a second pass. None: 3,072 on a processor, 16,384 elsewhere, or one guided image of the
+        full grid if that is more.
     attention: how images of different lengths share a call, see `engine.attention`; "auto" picks by device and dtype.
     pixel_batch: images of one size that the autoencoder decodes at once.
     tile: pictures with a longer side, in pixels, are decoded in tiles of this one; None: all of them whole.
