@@ -67,8 +67,9 @@ def engine_kwargs(
         "max_num_batched_tokens": max(MIN_BATCHED_TOKENS, max_model_len, max_num_seqs),
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
-        **_execution(on_cpu),
     }
+    if on_cpu:
+        kwargs["enforce_eager"] = True
     if kv_cache_gib is not None or cache_bytes <= _total_memory(on_cpu) * MOST_OF_MEMORY:
         kwargs["kv_cache_memory_bytes"] = cache_bytes
     elif on_cpu:
@@ -90,13 +91,6 @@ def kv_cache_bytes(config: dict[str, Any], num_tokens: int, *, dtype: str, guide
     kv_heads = int(config.get("num_key_value_heads") or heads)
     per_token = 2 * int(config["num_hidden_layers"]) * kv_heads * head_dim * DTYPE_BYTES[dtype]
     return num_tokens * per_token * (2 if guided else 1)
-
-
-def _execution(on_cpu: bool) -> dict[str, Any]:
-    """No torch.compile (see `guided.py`); on a GPU the decode steps are captured whole as CUDA graphs."""
-    if on_cpu:
-        return {"enforce_eager": True}
-    return {"compilation_config": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}}
 
 
 def _total_memory(on_cpu: bool) -> int:

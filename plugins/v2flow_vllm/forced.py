@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from vllm.v1.sample.logits_processor import BatchUpdate, process_dict_updates
 
-from v2flow_engine.vocabulary import VisualVocabulary
 from v2flow_vllm.logits_processor import INTERFACES
+from v2flow_vllm.streams import vocabulary_of
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -32,10 +32,7 @@ class ForcedTokensProcessor(*INTERFACES):  # type: ignore[misc]
     """Knows of each row's request which tokens are forced, and which token comes next."""
 
     def __init__(self, vllm_config: Any, device_or_states: Any, is_pin_memory: bool | None = None) -> None:
-        config = vllm_config.model_config.hf_config
-        vocabulary = VisualVocabulary.from_llm_config(
-            {"v2flow": dict(config.v2flow), "vocab_size": config.vocab_size}
-        )
+        vocabulary = vocabulary_of(vllm_config.model_config.hf_config)
         first = vocabulary.visual_offset
         self.visual_ids = range(first, first + vocabulary.codebook_size)
         self.pin_memory = bool(is_pin_memory)
