@@ -84,7 +84,7 @@ USED = (
     Used(
         f"{LLAMA}:LlamaModel.__init__",
         "streams.py",
-        ("vllm_config", "prefix", "layer_type"),
+        ("vllm_config", "prefix"),  # torch.compile's decorator hides the others
         ("embed_tokens", "layers", "norm"),
     ),
     Used(
