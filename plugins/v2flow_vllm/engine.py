@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,6 @@ from v2flow_engine.config import load_json
 from v2flow_engine.llm_config import longest_sequence
 from v2flow_vllm.releases import check_release
 
-GUIDANCE_PROCESSOR = "v2flow_vllm.logits_processor:GuidanceScaleProcessor"
-NO_GUIDANCE_PROCESSOR = "v2flow_vllm.logits_processor:NoGuidanceProcessor"
-FORCED_PROCESSOR = "v2flow_vllm.forced:ForcedTokensProcessor"
 MIN_BATCHED_TOKENS = 2048
 LARGEST_BLOCK = 128  # tokens in a block of the KV cache, on the platform with the largest
 MOST_OF_MEMORY = 0.25
@@ -76,11 +72,6 @@ def engine_kwargs(
         kwargs["kv_cache_memory_bytes"] = int(_total_memory(on_cpu) * MOST_OF_MEMORY)
     if not guided:
         kwargs["hf_overrides"] = {"v2flow_guided": False}
-    if not _runner_takes_no_processors():
-        kwargs["logits_processors"] = [
-            GUIDANCE_PROCESSOR if guided else NO_GUIDANCE_PROCESSOR,
-            FORCED_PROCESSOR,
-        ]
     return kwargs | overrides
 
 
@@ -100,14 +91,3 @@ def _total_memory(on_cpu: bool) -> int:
     from vllm.platforms import current_platform
 
     return int(current_platform.get_device_total_memory())
-
-
-def _runner_takes_no_processors() -> bool:
-    """Whether the V2 runner is forced in a release where it refuses logits processors.
-
-    Guidance does without; forced tokens between free ones are refused then.
-    """
-    forced = os.environ.get("VLLM_USE_V2_MODEL_RUNNER", "").strip().lower() in ("1", "true")
-    if not forced:
-        return False
-    return importlib.util.find_spec("vllm.v1.worker.gpu.sample.logits_processor") is None

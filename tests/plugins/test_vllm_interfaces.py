@@ -52,7 +52,7 @@ ARGUMENTS = (
         "use_tqdm_on_load",
         "enforce_eager",
     ),
-    *("kv_cache_memory_bytes", "hf_overrides", "logits_processors"),
+    *("kv_cache_memory_bytes", "hf_overrides"),
 )
 ATTENTION = ("num_heads", "head_size", "scale", "num_kv_heads", "cache_config", "quant_config", "prefix")
 USED = (
@@ -119,6 +119,14 @@ USED = (
             *("model_config", "scheduler_config", "speculative_config", "lora_config"),
             "cache_config",
         ),
+    ),
+    Used("vllm.config:VllmConfig.use_v2_model_runner", "hook.py"),
+    Used("vllm.config:ModelConfig", "hook.py", attributes=("logits_processors", "hf_config")),
+    Used("vllm.model_executor.models.config:MODELS_CONFIG_MAP", "hook.py"),
+    Used(
+        "vllm.model_executor.models.config:VerifyAndUpdateConfig.verify_and_update_config",
+        "hook.py",
+        ("vllm_config",),
     ),
     Used("vllm.platforms:current_platform.is_cpu", "engine.py"),
     Used("vllm.platforms:current_platform.get_device_total_memory", "engine.py"),
