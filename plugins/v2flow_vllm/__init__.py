@@ -2,8 +2,8 @@
 
     vLLM's plugin loader -> register() -> ModelRegistry knows the architectures, by name
 
-`engine_kwargs(llm_folder)` is every keyword that a vLLM engine needs for such a folder. Importing this
-package imports neither vLLM nor torch.
+`vllm serve MODEL/llm` works with no more than that; `engine_kwargs(llm_folder)` are the keywords of an engine that is
+made for such a folder. Importing this package imports neither vLLM nor torch.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ def register(*, load: bool = False) -> None:
         return
     from vllm import ModelRegistry
 
+    from v2flow_vllm.hook import install
+
+    install(ARCHITECTURES)
     known = ModelRegistry.get_supported_archs()
     for architecture, location in ARCHITECTURES.items():
         if load:
@@ -50,7 +53,7 @@ def register(*, load: bool = False) -> None:
 
 
 def engine_kwargs(llm_folder: str | Path, *, guided: bool = True, **overrides: Any) -> dict[str, Any]:
-    """Every keyword that a vLLM engine needs for an `llm/` folder; see `v2flow_vllm.engine.engine_kwargs`."""
+    """The keywords of a vLLM engine made for an `llm/` folder; see `v2flow_vllm.engine.engine_kwargs`."""
     from v2flow_vllm.engine import engine_kwargs as build
 
     return build(llm_folder, guided=guided, **overrides)

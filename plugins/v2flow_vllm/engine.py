@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,6 @@ from v2flow_engine.config import load_json
 from v2flow_engine.llm_config import longest_sequence
 from v2flow_vllm.releases import check_release
 
-GUIDANCE_PROCESSOR = "v2flow_vllm.logits_processor:GuidanceScaleProcessor"
-NO_GUIDANCE_PROCESSOR = "v2flow_vllm.logits_processor:NoGuidanceProcessor"
-FORCED_PROCESSOR = "v2flow_vllm.forced:ForcedTokensProcessor"
 MIN_BATCHED_TOKENS = 2048
 LARGEST_BLOCK = 128  # tokens in a block of the KV cache, on the platform with the largest
 MOST_OF_MEMORY = 0.25
@@ -67,19 +63,15 @@ def engine_kwargs(
         "max_num_batched_tokens": max(MIN_BATCHED_TOKENS, max_model_len, max_num_seqs),
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
-        **_execution(on_cpu),
     }
+    if on_cpu:
+        kwargs["enforce_eager"] = True
     if kv_cache_gib is not None or cache_bytes <= _total_memory(on_cpu) * MOST_OF_MEMORY:
         kwargs["kv_cache_memory_bytes"] = cache_bytes
     elif on_cpu:
         kwargs["kv_cache_memory_bytes"] = int(_total_memory(on_cpu) * MOST_OF_MEMORY)
     if not guided:
         kwargs["hf_overrides"] = {"v2flow_guided": False}
-    if not _runner_takes_no_processors():
-        kwargs["logits_processors"] = [
-            GUIDANCE_PROCESSOR if guided else NO_GUIDANCE_PROCESSOR,
-            FORCED_PROCESSOR,
-        ]
     return kwargs | overrides
 
 
@@ -92,13 +84,6 @@ def kv_cache_bytes(config: dict[str, Any], num_tokens: int, *, dtype: str, guide
     return num_tokens * per_token * (2 if guided else 1)
 
 
-def _execution(on_cpu: bool) -> dict[str, Any]:
-    """No torch.compile (see `guided.py`); on a GPU the decode steps are captured whole as CUDA graphs."""
-    if on_cpu:
-        return {"enforce_eager": True}
-    return {"compilation_config": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}}
-
-
 def _total_memory(on_cpu: bool) -> int:
     """Bytes of memory of the device that the engine will run on."""
     if on_cpu:
@@ -106,14 +91,3 @@ def _total_memory(on_cpu: bool) -> int:
     from vllm.platforms import current_platform
 
     return int(current_platform.get_device_total_memory())
-
-
-def _runner_takes_no_processors() -> bool:
-    """Whether the V2 runner is forced in a release where it refuses logits processors.
-
-    Guidance does without; forced tokens between free ones are refused then.
-    """
-    forced = os.environ.get("VLLM_USE_V2_MODEL_RUNNER", "").strip().lower() in ("1", "true")
-    if not forced:
-        return False
-    return importlib.util.find_spec("vllm.v1.worker.gpu.sample.logits_processor") is None

@@ -1,6 +1,6 @@
 """Visual tokens that a request knows beforehand come out as given, at their positions (both model runners).
 
-    extra_args["forced_visual_token_ids"], one entry per token to write: an id, or None for a free position
+    extra_args["forced_visual_token_ids"], one entry per token to write: an id; None or -1 for a free position
 
 At a forced position every other row of the logits becomes -inf, so that whatever vLLM samples there is that
 token, and the model goes on from it in both streams. It takes its decode step all the same: vLLM has no way to
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from vllm.v1.sample.logits_processor import BatchUpdate, process_dict_updates
 
-from v2flow_engine.vocabulary import VisualVocabulary
 from v2flow_vllm.logits_processor import INTERFACES
+from v2flow_vllm.streams import vocabulary_of
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -32,10 +32,7 @@ class ForcedTokensProcessor(*INTERFACES):  # type: ignore[misc]
     """Knows of each row's request which tokens are forced, and which token comes next."""
 
     def __init__(self, vllm_config: Any, device_or_states: Any, is_pin_memory: bool | None = None) -> None:
-        config = vllm_config.model_config.hf_config
-        vocabulary = VisualVocabulary.from_llm_config(
-            {"v2flow": dict(config.v2flow), "vocab_size": config.vocab_size}
-        )
+        vocabulary = vocabulary_of(vllm_config.model_config.hf_config)
         first = vocabulary.visual_offset
         self.visual_ids = range(first, first + vocabulary.codebook_size)
         self.pin_memory = bool(is_pin_memory)
@@ -108,7 +105,7 @@ class ForcedTokensProcessor(*INTERFACES):  # type: ignore[misc]
     def _forced_ids(self, params: SamplingParams | None) -> list[int]:
         """An id or FREE for each token of a request; nothing for one without forced tokens."""
         given: Sequence[int | None] = ((params.extra_args if params else None) or {}).get(FORCED_KEY) or ()
-        foreign = [each for each in given if each is not None and each not in self.visual_ids]
+        foreign = [each for each in given if each not in (None, FREE) and each not in self.visual_ids]
         if foreign:  # the door does not know the vocabulary, and an error here would end the engine
             _log.warning("%s: %s is no visual token of this model; left free", FORCED_KEY, foreign[0])
         ids = [each if each in self.visual_ids else FREE for each in given]

@@ -8,20 +8,17 @@ get this by inheritance (`llama.py`, `phi3.py`). Knows nothing of sampling.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F
-from vllm.config import CompilationMode
 from vllm.distributed import get_pp_group, get_tensor_model_parallel_world_size
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
-from vllm.model_executor.models.llama import LlamaDecoderLayer, LlamaForCausalLM
+from vllm.model_executor.models.llama import LlamaForCausalLM
 
-from v2flow_engine.vocabulary import VisualVocabulary
-from v2flow_vllm.attention import GuidedLlamaAttention
 from v2flow_vllm.rope import align_rope
 from v2flow_vllm.scales import row_scales
+from v2flow_vllm.streams import GuidedLlamaModel, each_stream, vocabulary_of
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -30,7 +27,7 @@ if TYPE_CHECKING:
 class GuidedCausalLM(LlamaForCausalLM):
     """vLLM's LLaMA with visual tokens; guided unless the config says `v2flow_guided: false`.
 
-    Guided hidden states leave `forward` as (N, 2D), conditional | unconditional, so that vLLM can pick rows.
+    Guided hidden states leave `forward` as (N, 2D), conditional | unconditional, and (N, D) otherwise.
     """
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
@@ -38,16 +35,12 @@ class GuidedCausalLM(LlamaForCausalLM):
         self._check(vllm_config)
         align_rope(config)
         guided = bool(getattr(config, "v2flow_guided", True))
-        attention: dict[str, Any] = {"attn_layer_type": GuidedLlamaAttention} if guided else {}
-        super().__init__(
-            vllm_config=vllm_config, prefix=prefix, layer_type=partial(LlamaDecoderLayer, **attention)
-        )
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.guided = guided
-        self.vocabulary = VisualVocabulary.from_llm_config(
-            {"v2flow": dict(config.v2flow), "vocab_size": config.vocab_size}
-        )
+        self.vocabulary = vocabulary_of(config)
         self.scales = row_scales(vllm_config) if guided else None
         self.logit_scale = float(getattr(config, "logit_scale", 1.0))
+        self.adapted = vllm_config.lora_config is not None
 
     @staticmethod
     def _check(vllm_config: VllmConfig) -> None:
@@ -55,11 +48,12 @@ class GuidedCausalLM(LlamaForCausalLM):
             raise ValueError("pipeline parallelism is not supported with visual tokens")
         if vllm_config.speculative_config is not None:
             raise ValueError("speculative decoding is not supported with visual tokens")
-        if vllm_config.lora_config is not None:
-            raise ValueError("LoRA is not supported with visual tokens")
-        if vllm_config.compilation_config.mode != CompilationMode.NONE:
-            # a compiled graph replays at fixed addresses, which the doubled ids do not have
-            raise ValueError("torch.compile is not supported here; v2flow_vllm.engine_kwargs turns it off")
+
+    def _init_model(self, vllm_config: VllmConfig, prefix: str = "", **kwargs: Any) -> torch.nn.Module:
+        """The layers, of one stream or two."""
+        if getattr(vllm_config.model_config.hf_config, "v2flow_guided", True):
+            return GuidedLlamaModel(vllm_config=vllm_config, prefix=prefix)
+        return super()._init_model(vllm_config, prefix, **kwargs)
 
     def forward(
         self,
@@ -69,22 +63,17 @@ class GuidedCausalLM(LlamaForCausalLM):
         inputs_embeds: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """input_ids (N,) -> hidden states, (N, 2D) when guided and (N, D) otherwise."""
-        if not self.guided:
-            return super().forward(input_ids, positions, intermediate_tensors, inputs_embeds)
-        if input_ids is None:
+        if self.guided and input_ids is None:
             raise ValueError("a guided model needs token ids, not prompt embeddings")
-        # the vocabulary's `unconditional_ids`, without the copy of a scalar that a CUDA graph cannot record
-        nulled = input_ids.masked_fill(self.vocabulary.is_text(input_ids), self.vocabulary.null_id)
-        both = torch.cat((input_ids, nulled))  # (2N,)
-        hidden_states = self.model(both, torch.cat((positions, positions)), None)  # (2N, D)
-        return torch.cat(hidden_states.chunk(2), dim=-1)
+        return super().forward(input_ids, positions, intermediate_tensors, inputs_embeds)
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
         """hidden_states (R, 2D) or (R, D) -> float32 logits (R, V): guided visual rows, -inf elsewhere."""
         if not self.guided:
             visual = self._visual_logits(hidden_states)
         else:
-            cond, uncond = self._visual_logits(torch.cat(hidden_states.chunk(2, dim=-1))).chunk(2)
+            both = torch.cat(hidden_states.chunk(2, dim=-1))
+            cond, uncond = each_stream(self._visual_logits, both, self.adapted).chunk(2)
             # lerp gives exactly cond at a scale of 1 and exactly uncond at 0
             visual = torch.lerp(uncond, cond, self.scales.first(len(cond)))
         first = self.vocabulary.visual_offset
@@ -96,10 +85,15 @@ class GuidedCausalLM(LlamaForCausalLM):
         """(R, D) -> float32 (R, K), the head's visual rows alone where its weight is plain and whole."""
         first = self.vocabulary.visual_offset
         last = first + self.vocabulary.codebook_size
-        plain = isinstance(self.lm_head.quant_method, UnquantizedEmbeddingMethod)
-        if plain and get_tensor_model_parallel_world_size() == 1:
+        if self._head_is_plain():
             return F.linear(hidden_states, self.lm_head.weight[first:last]).float() * self.logit_scale
         return self.logits_processor(self.lm_head, hidden_states)[:, first:last].float()
+
+    def _head_is_plain(self) -> bool:
+        """Neither an adapter's, nor quantised, nor in pieces."""
+        if self.adapted or get_tensor_model_parallel_world_size() > 1:
+            return False
+        return isinstance(self.lm_head.quant_method, UnquantizedEmbeddingMethod)
 
     def compute_logits_local(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Sharded sampling would need a row's logits in pieces; guidance and the mask need them whole."""

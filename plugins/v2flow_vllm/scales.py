@@ -45,7 +45,8 @@ class RowScales:
         """The scales (num_rows, 1) of this step's logits."""
         if self.rows is None:
             raise RuntimeError(
-                "guidance scales do not reach this model: start the engine with v2flow_vllm.engine_kwargs()"
+                "guidance scales do not reach this model: v2flow_vllm.register() was not called where the engine was "
+                "configured"
             )
         if num_rows > len(self.rows):
             raise RuntimeError(
@@ -91,7 +92,9 @@ def check_params(params: SamplingParams) -> None:
     _check_names(extra_args)
     scale = extra_args.get(SCALE_KEY)
     if isinstance(scale, bool) or not isinstance(scale, (int, float)):
-        raise ValueError(f"extra_args must hold a number as {SCALE_KEY!r}, got {scale!r}")
+        raise ValueError(
+            f"extra_args (vllm_xargs of a server) must hold a number as {SCALE_KEY!r}, got {scale!r}"
+        )
     if not (math.isfinite(scale) and 0.0 <= scale <= MAX_GUIDANCE):
         raise ValueError(f"{SCALE_KEY} must lie in [0, {MAX_GUIDANCE:g}], got {scale!r}")
     _check_schedule(extra_args, params.max_tokens)

@@ -1,4 +1,4 @@
-"""The plugin on a CUDA device: both of vLLM's model runners, eager and CUDA graphs, float32 and bfloat16.
+"""The plugin on a CUDA device: both of vLLM's model runners, eager, and compiled with CUDA graphs; two precisions.
 
     python -m tests.gpu.test_plugin_cuda [CASE ...]        a table of the cases, each in a process of its own
 
@@ -139,7 +139,7 @@ def run_apart(name: str) -> dict[str, float | int | str]:
         "PYTHONPATH": os.pathsep.join(p for p in paths if p),
     }
     command = [sys.executable, "-m", "tests.gpu.test_plugin_cuda", "--here", name]
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=580)
     if result.returncode != 0:
         raise RuntimeError(f"{name} failed:\n{result.stdout[-1000:]}\n{result.stderr[-3000:]}")
     return json.loads(result.stdout.strip().splitlines()[-1])

@@ -54,7 +54,7 @@ def test_kwargs_are_vllm_arguments(folder: Path) -> None:
     assert set(kwargs) <= {f.name for f in dataclasses.fields(vllm.EngineArgs)}
     assert kwargs["model"] == str(folder)
     assert (kwargs["max_num_seqs"], kwargs["seed"], kwargs["max_model_len"]) == (8, 7, 128)
-    assert kwargs["logits_processors"] and "hf_overrides" not in kwargs
+    assert "hf_overrides" not in kwargs
 
 
 def test_cache_holds_both_streams_of_every_request(folder: Path) -> None:
@@ -72,15 +72,36 @@ def test_cache_holds_both_streams_of_every_request(folder: Path) -> None:
     assert v2flow_vllm.engine_kwargs(folder, kv_cache_gib=0.5)["kv_cache_memory_bytes"] == 2**29
 
 
-def test_unguided_needs_no_processor_of_scales(folder: Path) -> None:
+@pytest.mark.parametrize("guided", [True, False])
+def test_every_engine_of_the_architecture_has_the_processors(folder: Path, guided: bool) -> None:
+    """Whoever makes the config, with our keywords or with a model's path alone; what the user names comes first."""
     import v2flow_vllm
-    from v2flow_vllm.engine import FORCED_PROCESSOR, GUIDANCE_PROCESSOR, NO_GUIDANCE_PROCESSOR
+    from v2flow_vllm.hook import FORCED_PROCESSOR, GUIDANCE_PROCESSOR, NO_GUIDANCE_PROCESSOR
 
-    kwargs = v2flow_vllm.engine_kwargs(folder, guided=False)
-    assert kwargs["logits_processors"] == [NO_GUIDANCE_PROCESSOR, FORCED_PROCESSOR]
-    guided = v2flow_vllm.engine_kwargs(folder)["logits_processors"]
-    assert guided == [GUIDANCE_PROCESSOR, FORCED_PROCESSOR]
-    assert kwargs["hf_overrides"] == {"v2flow_guided": False}
+    v2flow_vllm.register(load=True)
+    ours = [GUIDANCE_PROCESSOR if guided else NO_GUIDANCE_PROCESSOR, FORCED_PROCESSOR]
+    own = "vllm.v1.sample.logits_processor:MinPLogitsProcessor"
+    kwargs = v2flow_vllm.engine_kwargs(folder, guided=guided)
+    alone = {"model": str(folder), "hf_overrides": {"v2flow_guided": guided}}
+    for given, expected in (
+        (kwargs, ours),
+        (alone, ours),
+        (kwargs | {"logits_processors": [own, *ours]}, [own, *ours]),
+    ):
+        model_config = vllm.EngineArgs(**given).create_engine_config().model_config
+        assert model_config.logits_processors == expected
+
+
+def test_compilation_is_off_only_on_a_cpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU torch.compile and CUDA graphs are vLLM's to set."""
+    from vllm.platforms import current_platform
+
+    import v2flow_vllm
+
+    assert v2flow_vllm.engine_kwargs(folder)["enforce_eager"] is True
+    monkeypatch.setattr(type(current_platform), "is_cpu", lambda _self: False)
+    kwargs = v2flow_vllm.engine_kwargs(folder)
+    assert not {"enforce_eager", "compilation_config"} & set(kwargs)
 
 
 def test_missing_folder_is_named(tmp_path: Path) -> None:

@@ -51,9 +51,8 @@ ARGUMENTS = (
         "disable_log_stats",
         "use_tqdm_on_load",
         "enforce_eager",
-        "compilation_config",
     ),
-    *("kv_cache_memory_bytes", "hf_overrides", "logits_processors"),
+    *("kv_cache_memory_bytes", "hf_overrides"),
 )
 ATTENTION = ("num_heads", "head_size", "scale", "num_kv_heads", "cache_config", "quant_config", "prefix")
 USED = (
@@ -61,48 +60,73 @@ USED = (
     Used("vllm:ModelRegistry.register_model", "__init__.py", ("model_arch", "model_cls")),
     Used(
         f"{LLAMA}:LlamaAttention.__init__",
-        "attention.py",
+        "streams.py",
         ("cache_config", "quant_config", "prefix"),
         (
             *("attn", "num_heads", "num_kv_heads", "head_dim", "scaling", "q_size", "kv_size"),
             *("qkv_proj", "rotary_emb", "o_proj"),
         ),
     ),
-    Used(f"{LLAMA}:LlamaAttention.forward", "attention.py", ("positions", "hidden_states")),
+    Used(f"{LLAMA}:LlamaAttention.forward", "streams.py", ("positions", "hidden_states")),
     Used(
         "vllm.model_executor.layers.attention:Attention.__init__",
-        "attention.py",
+        "streams.py",
         (*ATTENTION, "per_layer_sliding_window", "attn_type"),
         ("sliding_window", "attn_type"),
     ),
-    Used(f"{LLAMA}:LlamaDecoderLayer.__init__", "llama.py", ("attn_layer_type",)),
+    Used(
+        f"{LLAMA}:LlamaDecoderLayer.__init__",
+        "streams.py",
+        ("vllm_config", "prefix", "attn_layer_type"),
+        ("self_attn", "mlp", "input_layernorm", "post_attention_layernorm"),
+    ),
+    Used(f"{LLAMA}:LlamaDecoderLayer.forward", "streams.py", ("positions", "hidden_states", "residual")),
+    Used(
+        f"{LLAMA}:LlamaModel.__init__",
+        "streams.py",
+        ("vllm_config", "prefix"),  # torch.compile's decorator hides the others
+        ("embed_tokens", "layers", "norm"),
+    ),
+    Used(
+        f"{LLAMA}:LlamaModel.forward",
+        "streams.py",
+        ("input_ids", "positions", "intermediate_tensors", "inputs_embeds"),
+    ),
+    Used(f"{LLAMA}:LlamaForCausalLM._init_model", "guided.py", ("vllm_config", "prefix", "layer_type")),
     Used(
         f"{LLAMA}:LlamaForCausalLM.__init__",
-        "llama.py",
-        ("vllm_config", "prefix", "layer_type"),
+        "guided.py",
+        ("vllm_config", "prefix"),
         ("config", "model", "lm_head", "logits_processor"),
     ),
     Used(
         f"{LLAMA}:LlamaForCausalLM.forward",
-        "llama.py",
+        "guided.py",
         ("input_ids", "positions", "intermediate_tensors", "inputs_embeds"),
     ),
-    Used(f"{LLAMA}:LlamaForCausalLM.compute_logits", "llama.py", ("hidden_states",)),
-    Used(f"{LLAMA}:LlamaForCausalLM.load_weights", "llama.py", ("weights",)),
-    Used("vllm.config:CompilationMode", "llama.py", attributes=("NONE",)),
-    Used("vllm.distributed:get_pp_group", "llama.py"),
-    Used("vllm.distributed:get_tensor_model_parallel_world_size", "llama.py"),
+    Used(f"{LLAMA}:LlamaForCausalLM.compute_logits", "guided.py", ("hidden_states",)),
+    Used(f"{LLAMA}:LlamaForCausalLM.load_weights", "guided.py", ("weights",)),
+    Used("vllm.distributed:get_pp_group", "guided.py"),
+    Used("vllm.distributed:get_tensor_model_parallel_world_size", "guided.py"),
     Used(
         "vllm.model_executor.layers.vocab_parallel_embedding:UnquantizedEmbeddingMethod",
-        "llama.py",
+        "guided.py",
     ),
     Used(
         "vllm.config:VllmConfig",
-        "llama.py, logits_processor.py",
+        "guided.py, streams.py, logits_processor.py",
         attributes=(
             *("model_config", "scheduler_config", "speculative_config", "lora_config"),
-            *("compilation_config", "cache_config"),
+            "cache_config",
         ),
+    ),
+    Used("vllm.config:VllmConfig.use_v2_model_runner", "hook.py"),
+    Used("vllm.config:ModelConfig", "hook.py", attributes=("logits_processors", "hf_config")),
+    Used("vllm.model_executor.models.config:MODELS_CONFIG_MAP", "hook.py"),
+    Used(
+        "vllm.model_executor.models.config:VerifyAndUpdateConfig.verify_and_update_config",
+        "hook.py",
+        ("vllm_config",),
     ),
     Used("vllm.platforms:current_platform.is_cpu", "engine.py"),
     Used("vllm.platforms:current_platform.get_device_total_memory", "engine.py"),
@@ -238,7 +262,7 @@ def test_our_classes_leave_nothing_abstract() -> None:
 def test_the_v2_runner_asks_models_for_their_state() -> None:
     states = importlib.import_module(f"{V2}.model_states")
     assert "get_model_state_cls" in inspect.getsource(states), (
-        f"vLLM {vllm.__version__}: {V2}.model_states no longer asks a model for get_model_state_cls (llama.py)"
+        f"vLLM {vllm.__version__}: {V2}.model_states no longer asks a model for get_model_state_cls (guided.py)"
     )
 
 

@@ -72,7 +72,7 @@ class TokenGenerator:
             kwargs = _engine_kwargs(folder, dtype, max_num_seqs, kv_cache_gib, guided) | (engine_args or {})
             self._engine = _start_engine(kwargs)
         self._max_model_len = int(kwargs["max_model_len"])
-        self._forces = _can_force(kwargs)
+        self._forces = _can_force(self._engine)
 
     def generate(self, requests: Sequence[TokenRequest]) -> list[list[int]]:
         """visual_token_ids (offset included) of each request, in order.
@@ -243,10 +243,10 @@ def _start_engine(kwargs: dict[str, Any]) -> LLMEngine:
     return LLMEngine.from_engine_args(EngineArgs(**kwargs))
 
 
-def _can_force(kwargs: dict[str, Any]) -> bool:
-    from v2flow_vllm.engine import FORCED_PROCESSOR
+def _can_force(engine: LLMEngine) -> bool:
+    from v2flow_vllm.hook import FORCED_PROCESSOR
 
-    return FORCED_PROCESSOR in (kwargs.get("logits_processors") or [])
+    return FORCED_PROCESSOR in (engine.vllm_config.model_config.logits_processors or [])
 
 
 def _sampling_params(request: TokenRequest, runs: ForcedRuns, guided: bool) -> SamplingParams:
