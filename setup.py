@@ -37,6 +37,7 @@ setup(
         "pillow>=12",
         "pyyaml>=6",
         "ray[data]>=2.60,<2.64",
+        "rich>=13",
         "safetensors>=0.6.2",
         "tokenizers>=0.23,<0.24",
         "torch>=2.11",
@@ -54,6 +55,12 @@ setup(
             "uvicorn>=0.30",
         ],
         "train": ["resvg-py>=0.5", "torchmetrics>=1.9,<2", "webdataset>=1.0,<2"],
-        "dev": ["hypothesis>=6.100", "pytest>=9,<10", "pytest-timeout>=2.4", "ruff>=0.17,<0.18"],
+        "dev": [
+            "datasets>=4,<6",
+            "hypothesis>=6.100",
+            "pytest>=9,<10",
+            "pytest-timeout>=2.4",
+            "ruff>=0.17,<0.18",
+        ],
     },
 )
