@@ -11,11 +11,17 @@ from v2flow_engine.generation.image_request import ImageRequest
 
 
 def by_size(requests: Iterable[ImageRequest], rows_per_batch: int) -> Iterator[list[ImageRequest]]:
-    """Batches as they fill; at the end what is left, the fullest first."""
+    """Batches as they fill; at the end what is left, the fullest first, also before an error of the source."""
     filling: dict[str, list[ImageRequest]] = {}
-    for request in requests:
-        batch = filling.setdefault(request.parameters.size, [])
-        batch.append(request)
-        if len(batch) >= rows_per_batch:
-            yield filling.pop(request.parameters.size)
+    failure: Exception | None = None
+    try:
+        for request in requests:
+            batch = filling.setdefault(request.parameters.size, [])
+            batch.append(request)
+            if len(batch) >= rows_per_batch:
+                yield filling.pop(request.parameters.size)
+    except Exception as error:
+        failure = error
     yield from sorted(filling.values(), key=len, reverse=True)
+    if failure is not None:
+        raise failure
