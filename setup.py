@@ -38,6 +38,7 @@ setup(
         "pillow>=12",
         "pyyaml>=6",
         "ray[data]>=2.60,<2.64",
+        "rich>=13",
         "safetensors>=0.6.2",
         "tokenizers>=0.23,<0.24",
         "torch>=2.11",
@@ -58,6 +59,7 @@ setup(
         ],
         "train": ["resvg-py>=0.5", "torchmetrics>=1.9,<2", "webdataset>=1.0,<2"],
         "dev": [
+            "datasets>=4,<6",
             "httpx>=0.28,<0.29",
             "hypothesis>=6.100",
             "openai>=3.54,<4",

@@ -79,7 +79,8 @@ def test_a_bad_line_in_a_file_is_an_error_row(
     assert main(argv) == 1
     assert [(line["id"], line["seed"]) for line in check_folder(out, 2)] == [(0, 0), (2, 2)]
     error = json.loads((out / "errors.jsonl").read_text())
-    assert error["id"] == 1
+    assert (error["id"], error["row"]) == (1, 2)
+    assert error["columns"] == {"prompt": ("cat " * 500).strip()}
     assert f"{prompts}, line 2: the prompt has" in error["error"]
     assert "1 image failed, the first: " in capsys.readouterr().err
 

@@ -1,9 +1,13 @@
 """The Ray Data path on a tiny model: the same pictures as without Ray, and none lost with its worker."""
 
+# Faults are real ones: SIGKILL from outside, and an actor that ends its own process at a certain prompt.
+
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import pickle
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
@@ -15,10 +19,12 @@ import pytest
 from PIL import Image
 
 from v2flow_engine.checkpoint import ModelFolder, open_model
-from v2flow_engine.errors import ModelFolderError
+from v2flow_engine.errors import DataError, ModelFolderError
 from v2flow_engine.generation.image_request import ImageRequest, plan_requests
 from v2flow_engine.generation.parameters import GenerationParameters
-from v2flow_engine.offline.job import Job, run_on_ray
+from v2flow_engine.offline import job
+from v2flow_engine.offline.actors import ActorConfig, TokenActor
+from v2flow_engine.offline.job import RayRun
 from v2flow_engine.offline.single_process import run_here
 from v2flow_engine.offline.sizing import Sizing
 from v2flow_engine.offline.stages import FinishedImage
@@ -41,6 +47,11 @@ def requests_for(folder: ModelFolder, prompts: Sequence[str]) -> list[ImageReque
     return plan_requests(prompts, GenerationParameters.resolve(folder), n=4, seed=9)
 
 
+def run_for(folder: ModelFolder) -> RayRun:
+    """A run on the cluster, and with it every line that it said."""
+    return RayRun(ActorConfig(str(folder.path), "cpu", "png", {}, guided=True))
+
+
 def pixels(finished: FinishedImage) -> np.ndarray:
     """(H, W, 3) as int, for differences."""
     return np.asarray(Image.open(io.BytesIO(finished.image))).astype(int)
@@ -48,34 +59,81 @@ def pixels(finished: FinishedImage) -> np.ndarray:
 
 def test_ray_makes_the_same_pictures_and_keeps_bad_rows_apart(folder: ModelFolder) -> None:
     requests = requests_for(folder, [*PROMPTS, "cat " * 500])
-    on_ray = {f.index: f for f in run_on_ray(Job(folder.path, requests, "png", {}), SMALL)}
+    run = run_for(folder)
+    on_ray = {f.index: f for f in run.images(iter(requests), SMALL)}
     here = {f.index: f for f in run_here(folder.path, requests, "png", {})}
     assert sorted(on_ray) == sorted(here) == list(range(16))
     for index in range(12):
         assert np.abs(pixels(on_ray[index]) - pixels(here[index])).max() <= 1
     for index in range(12, 16):
         assert on_ray[index].error == here[index].error != ""
+    assert run.outstanding == {}
+    assert run.last_state.rows == {"tokens": 16, "decoder": 16}
+    assert run.last_state.tokens == 12 * 16
+    assert all(seconds > 0 for seconds in run.last_state.busy.values())
 
 
-def decoder_processes() -> list[psutil.Process]:
-    """The decoder actors among the descendants of this process."""
-    children = psutil.Process().children(recursive=True)
-    return [p for p in children if "DecoderActor" in " ".join(p.cmdline())]
+def actor_processes(kind: str) -> list[psutil.Process]:
+    """The actors of a kind among the descendants of this process."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if kind in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
-def test_a_killed_decoder_loses_nothing(folder: ModelFolder) -> None:
-    requests = requests_for(folder, PROMPTS)
-    stream = run_on_ray(Job(folder.path, requests, "png", {}), SMALL)
+def test_killed_actors_lose_nothing(folder: ModelFolder) -> None:
+    requests = requests_for(folder, [*PROMPTS, *PROMPTS])
+    stream = run_for(folder).images(iter(requests), SMALL)
     finished = [next(stream)]
-    (decoder,) = decoder_processes()
-    os.kill(decoder.pid, signal.SIGKILL)
-    decoders = {decoder.pid}
+    pids: dict[str, set[int]] = {"TokenActor": set(), "DecoderActor": set()}
+    for kind, known in pids.items():
+        (actor,) = actor_processes(kind)
+        os.kill(actor.pid, signal.SIGKILL)
+        known.add(actor.pid)
     for each in stream:
         finished.append(each)
-        decoders |= {process.pid for process in decoder_processes()}
-    assert len(decoders) > 1  # another one took over
-    assert sorted(f.index for f in finished) == list(range(12))
-    assert [f.error for f in finished] == [""] * 12
+        for kind, known in pids.items():
+            known.update(process.pid for process in actor_processes(kind))
+    assert min(map(len, pids.values())) > 1  # others took over
+    assert sorted(f.index for f in finished) == list(range(24))
+    assert [f.error for f in finished] == [""] * 24
+
+
+class Poisoned(TokenActor):
+    """Ends its process at a certain prompt, as a crash inside a library would."""
+
+    def _make(self, number: int, data: bytes) -> bytes:
+        if any(request.prompt == "poison" for request in pickle.loads(data)):
+            os._exit(1)
+        return super()._make(number, data)
+
+
+def test_a_row_that_kills_its_worker_costs_itself_alone(
+    folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "TokenActor", Poisoned)
+    parameters = GenerationParameters.resolve(folder)
+    requests = plan_requests(["a cat", "poison", "a dog", "an owl"], parameters, seed=1)
+    finished = {f.index: f for f in run_for(folder).images(iter(requests), SMALL)}
+    assert sorted(finished) == [0, 1, 2, 3]
+    assert [bool(finished[index].error) for index in range(4)] == [False, True, False, False]
+    assert "lost: its worker died 2 times with it alone" in finished[1].error
+
+
+def test_what_the_source_raises_comes_when_all_before_it_is_finished(folder: ModelFolder) -> None:
+    requests = requests_for(folder, PROMPTS[:1])
+
+    def vanishing() -> Iterator[ImageRequest]:
+        yield from requests
+        raise DataError("rows.txt: gone")
+
+    finished = []
+    with pytest.raises(DataError, match="gone"):
+        for each in run_for(folder).images(vanishing(), SMALL):
+            finished.append(each.index)
+    assert sorted(finished) == [0, 1, 2, 3]
 
 
 @pytest.fixture
@@ -90,6 +148,5 @@ def broken_model(model_dir: Path, tmp_path: Path) -> Iterator[Path]:
 
 def test_what_an_actor_finds_wrong_with_the_model_is_told_as_such(broken_model: Path) -> None:
     folder = open_model(broken_model)
-    job = Job(folder.path, requests_for(folder, PROMPTS), "png", {})
     with pytest.raises(ModelFolderError, match="weights do not fit the config"):
-        list(run_on_ray(job, SMALL))
+        list(run_for(folder).images(requests_for(folder, PROMPTS), SMALL))

@@ -1,36 +1,40 @@
-"""The output folder: whole files only, a manifest that can be trusted, and nothing of others' touched."""
+"""A folder of picture files: whole files, a manifest that tells the truth, errors, resuming, other jobs refused."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import random
+import resource
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.offline.pictures import MODEL, SETTINGS, finished, picture
 from v2flow_engine.errors import OutputError
 from v2flow_engine.files import slug
-from v2flow_engine.generation.image_request import ImageRequest
-from v2flow_engine.generation.parameters import GenerationParameters
-from v2flow_engine.offline.manifest import read_manifest, requests_to_do
-from v2flow_engine.offline.sink import check_out, open_sink
-from v2flow_engine.offline.stages import FinishedImage
+from v2flow_engine.offline.identity import KeySet
+from v2flow_engine.offline.manifest import iter_manifest
+from v2flow_engine.offline.planning import BadRow, Picture
+from v2flow_engine.offline.resume import Survey, read_finished, refuse_changes
+from v2flow_engine.offline.sink import OutputFormat, Sink, check_out, open_sink
+from v2flow_engine.offline.sources import SourceRow
 
-SETTINGS = GenerationParameters("64x64", 3.0, 1.0, 0, 2, 3, 1.0, 1.0)
-PARAMETERS: dict[str, Any] = {"model": "tiny", "rounds": 2}
-
-
-def request(index: int, prompt: str = "a cat") -> ImageRequest:
-    """A request that nobody runs: the sink knows no engine."""
-    return ImageRequest(index, prompt, 100 + index, SETTINGS)
+PNG = OutputFormat()
 
 
-def finished(index: int, image: bytes = b"picture", error: str = "") -> FinishedImage:
-    """What a decoder hands over."""
-    return FinishedImage(index, b"" if error else image, error, 0.25)
+@contextmanager
+def sink_in(directory: Path, output: OutputFormat = PNG, **options: Any) -> Iterator[Sink]:
+    """The sink of a folder, for the tiny model."""
+    with open_sink(directory, output, MODEL, **options) as sink:
+        yield sink
 
 
 def names(directory: Path) -> list[str]:
@@ -38,12 +42,24 @@ def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
+def ids(directory: Path) -> list[int | str]:
+    """Of the manifest."""
+    return [entry.id for entry in iter_manifest(directory)]
+
+
+def todo(directory: Path, pictures: list[Picture]) -> list[int]:
+    """The places of those that are to do."""
+    done = read_finished(directory)
+    return [each.request.index for each in pictures if not done.holds(each)]
+
+
 def test_pictures_manifest_and_errors(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
-    with open_sink(out, "png", PARAMETERS) as sink:
-        sink.write(request(2, "Zwei Katzen & 猫!"), finished(2, b"two"))
-        sink.write(request(1), finished(1, error="no good"))
-        sink.write(request(0), finished(0, b"zero"))
+    with sink_in(out) as sink:
+        sink.write(picture(2, "Zwei Katzen & 猫!", extra={"topic": "cats"}), finished(2, b"two"))
+        sink.write(picture(1), finished(1, error="no good"))
+        sink.write(picture(0), finished(0, b"zero"))
+        sink.fail(BadRow(SourceRow(4, "line 9", {"n": 3}), "line 9: no column 'prompt'", 3, 3))
     assert names(out) == ["000000-a-cat.png", "000002-zwei-katzen.png", "errors.jsonl", "manifest.jsonl"]
     lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
     assert [line["id"] for line in lines] == [0, 2]
@@ -51,108 +67,193 @@ def test_pictures_manifest_and_errors(tmp_path: Path) -> None:
         "id": 2,
         "prompt": "Zwei Katzen & 猫!",
         "seed": 102,
-        "parameters": PARAMETERS,
+        "parameters": MODEL | SETTINGS.to_dict(),
         "file": "000002-zwei-katzen.png",
         "sha256": hashlib.sha256(b"two").hexdigest(),
         "bytes": 3,
         "seconds": 0.25,
+        "index": 2,
+        "format": "png",
+        "timings": {"tokens": 0.125, "decoder": 0.125},
+        "extra": {"topic": "cats"},
     }
-    failed = json.loads((out / "errors.jsonl").read_text())
-    assert failed == {"id": 1, "prompt": "a cat", "seed": 101, "error": "no good"}
+    failed = [json.loads(line) for line in (out / "errors.jsonl").read_text().splitlines()]
+    assert failed[0] == {
+        "row": 2, "id": 1, "prompt": "a cat", "seed": 101, "error": "no good", "pictures": 1,
+        "columns": {"prompt": "a cat"},
+    }  # fmt: skip
+    assert failed[1] == {
+        "row": 4, "id": 3, "prompt": None, "error": "line 9: no column 'prompt'", "pictures": 3, "columns": {"n": 3},
+    }  # fmt: skip
 
 
 def test_a_second_run_finds_what_is_missing(tmp_path: Path) -> None:
-    requests = [request(i) for i in range(5)]
-    with open_sink(tmp_path, "png", PARAMETERS) as sink:
+    pictures = [picture(i) for i in range(5)]
+    with sink_in(tmp_path) as sink:
         for index in (0, 1, 3):
-            sink.write(request(index), finished(index))
-        sink.write(request(4), finished(4, error="no good"))
+            sink.write(pictures[index], finished(index))
+        sink.write(pictures[4], finished(4, error="no good"))
     (tmp_path / "000001-a-cat.png").unlink()
     (tmp_path / "000003-a-cat.png").write_bytes(b"cut")
-    with open_sink(tmp_path, "png", PARAMETERS) as sink:  # a run that ends at once
-        assert list(sink.entries) == [0]
-    todo = requests_to_do(tmp_path, read_manifest(tmp_path), requests, PARAMETERS, ".png")
-    assert [r.index for r in todo] == [1, 2, 3, 4]
-    with open_sink(tmp_path, "png", PARAMETERS) as sink:
-        for each in todo:
-            sink.write(each, finished(each.index))
+    with sink_in(tmp_path):  # a run that ends at once
+        pass
+    assert ids(tmp_path) == [0]
+    assert todo(tmp_path, pictures) == [1, 2, 3, 4]
+    with sink_in(tmp_path) as sink:
+        for index in (1, 2, 3, 4):
+            sink.write(pictures[index], finished(index))
     assert not (tmp_path / "errors.jsonl").exists()
-    assert requests_to_do(tmp_path, read_manifest(tmp_path), requests, PARAMETERS, ".png") == []
+    assert todo(tmp_path, pictures) == []
+    assert ids(tmp_path) == [0, 1, 2, 3, 4]
+
+
+def test_large_jobs_get_folders(tmp_path: Path) -> None:
+    far = dataclasses.replace(picture(12_345), id="x")
+    with sink_in(tmp_path, pictures=20_000) as sink:
+        sink.write(far, finished(12_345))
+    (entry,) = iter_manifest(tmp_path)
+    assert entry.file == "00012/012345-a-cat.png"
+    assert entry.is_whole(tmp_path)
+
+
+def old_line(directory: Path) -> None:
+    """A manifest as the first release wrote it, with its picture."""
+    (directory / "000000-a-cat.png").write_bytes(b"picture")
+    parameters = MODEL | SETTINGS.to_dict()
+    del parameters["guidance_schedule"]
+    line = {"id": 0, "prompt": "a cat", "seed": 100, "parameters": parameters, "file": "000000-a-cat.png"}
+    line |= {"sha256": "", "bytes": 7, "seconds": 0.1}
+    (directory / "manifest.jsonl").write_text(json.dumps(line) + "\n")
 
 
 def test_a_run_from_before_there_were_schedules_is_resumed(tmp_path: Path) -> None:
-    with open_sink(tmp_path, "png", PARAMETERS) as sink:
-        sink.write(request(0), finished(0))
-    now = PARAMETERS | {"guidance_schedule": "constant"}
-    assert requests_to_do(tmp_path, read_manifest(tmp_path), [request(0)], now, ".png") == []
+    old_line(tmp_path)
+    assert todo(tmp_path, [picture(0)]) == []
+
+
+def survey(directory: Path, pictures: list[Picture]) -> Survey:
+    """Of a job with these pictures."""
+    return Survey.of(pictures, read_finished(directory), lambda each: None)
 
 
 @pytest.mark.parametrize(
-    ("prompt", "parameters", "suffix", "said"),
+    ("change", "label", "said"),
     [
-        ("a dog", PARAMETERS, ".png", "prompt was 'a cat', now 'a dog'"),
-        ("a cat", {"model": "tiny", "rounds": 4}, ".png", "rounds was 2, now 4"),
-        ("a cat", {"model": "other", "rounds": 2}, ".png", "model was 'tiny', now 'other'"),
+        (lambda: picture(0, "a dog"), "png", "prompt was 'a cat', now 'a dog'"),
         (
-            "a cat",
-            PARAMETERS | {"guidance_schedule": "linear"},
-            ".png",
+            lambda: picture(0, settings=dataclasses.replace(SETTINGS, rounds=4, top_k=3)),
+            "png",
+            "top_k was 0, now 3, rounds was 2, now 4",
+        ),
+        (
+            lambda: picture(0, settings=dataclasses.replace(SETTINGS, guidance_schedule="linear")),
+            "png",
             "schedule was 'constant', now 'linear'",
         ),
-        ("a cat", PARAMETERS, ".webp", "suffix was '.png', now '.webp'"),
+        (lambda: picture(0, label="webp"), "webp", "format was 'png', now 'webp'"),
     ],
 )
 def test_another_job_in_the_same_folder_is_refused(
-    tmp_path: Path, prompt: str, parameters: dict[str, Any], suffix: str, said: str
+    tmp_path: Path, change: Callable[[], Picture], label: str, said: str
 ) -> None:
-    with open_sink(tmp_path, "png", PARAMETERS) as sink:
-        sink.write(request(0), finished(0))
+    with sink_in(tmp_path) as sink:
+        sink.write(picture(0), finished(0))
+    now = survey(tmp_path, [change(), picture(1, label=label)])
+    assert (now.todo, len(now.changed)) == (2, 1)
+    parameters = MODEL | change().request.parameters.to_dict()
     with pytest.raises(OutputError, match=said):
-        requests_to_do(tmp_path, read_manifest(tmp_path), [request(0, prompt)], parameters, suffix)
+        refuse_changes(tmp_path, now, parameters, label)
+
+
+def test_changed_pictures_are_made_anew_when_asked(tmp_path: Path) -> None:
+    with sink_in(tmp_path) as sink:
+        for index in range(3):
+            sink.write(picture(index), finished(index))
+    now = [picture(0), picture(1, "a dog"), picture(2)]
+    changed = survey(tmp_path, now).changed
+    with sink_in(tmp_path, changed=changed) as sink:
+        assert [sink.finished.holds(each) for each in now] == [True, False, True]
+        sink.write(now[1], finished(1))
+    assert names(tmp_path) == [
+        "000000-a-cat.png", "000001-a-dog.png", "000002-a-cat.png", "manifest.jsonl",
+    ]  # fmt: skip
+    assert todo(tmp_path, now) == []
 
 
 def test_a_line_cut_short_by_a_kill_is_forgotten(tmp_path: Path) -> None:
-    with open_sink(tmp_path, "png", PARAMETERS) as sink:
+    with sink_in(tmp_path) as sink:
         for index in range(2):
-            sink.write(request(index), finished(index))
+            sink.write(picture(index), finished(index))
     manifest = tmp_path / "manifest.jsonl"
     manifest.write_text(manifest.read_text()[:-20])
-    assert list(read_manifest(tmp_path)) == [0]
-    with open_sink(tmp_path, "png", PARAMETERS) as sink:
-        sink.write(request(1), finished(1))
-        assert list(read_manifest(tmp_path)) == [0, 1]  # as a kill at this moment would leave it
-    assert list(read_manifest(tmp_path)) == [0, 1]
+    assert ids(tmp_path) == [0]
+    with sink_in(tmp_path) as sink:
+        sink.write(picture(1), finished(1))
+        assert ids(tmp_path) == [0, 1]  # as a kill at this moment would leave it
+    assert ids(tmp_path) == [0, 1]
 
 
 def test_a_manifest_of_something_else_is_named(tmp_path: Path) -> None:
     (tmp_path / "manifest.jsonl").write_text('{"name": "a web app"}\n')
     with pytest.raises(OutputError, match=r"manifest\.jsonl, line 1"):
-        read_manifest(tmp_path)
+        read_finished(tmp_path)
 
 
 def test_a_failure_inside_keeps_what_is_finished_and_leaves_no_scraps(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / ".000009-a-cat.png.tmp").write_bytes(b"from a killed run")
-    with pytest.raises(KeyboardInterrupt), open_sink(out, "webp", PARAMETERS) as sink:
-        sink.write(request(0), finished(0))
+    with pytest.raises(KeyboardInterrupt), sink_in(out, OutputFormat.of("webp")) as sink:
+        sink.write(picture(0), finished(0))
         raise KeyboardInterrupt
     assert names(out) == ["000000-a-cat.webp", "manifest.jsonl"]
 
 
 def test_a_failure_before_the_first_picture_leaves_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), open_sink(tmp_path / "a" / "b", "png", PARAMETERS):
+    with pytest.raises(RuntimeError), sink_in(tmp_path / "a" / "b"):
         raise RuntimeError("the engine does not start")
     assert list(tmp_path.iterdir()) == []
 
 
+@contextmanager
+def small_files_only(size: int) -> Iterator[None]:
+    """Every write beyond `size` bytes of a file fails, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("container", ["png", "webdataset", "parquet"])
+def test_a_full_disk_is_told_and_costs_nothing_that_is_finished(tmp_path: Path, container: str) -> None:
+    output = OutputFormat.of(container, shard_pictures=2)
+    pictures = [picture(i, label=output.label) for i in range(4)]
+    with pytest.raises(OutputError, match="cannot be written"), sink_in(tmp_path, output) as sink:
+        for index in range(2):
+            sink.write(pictures[index], finished(index))
+        with small_files_only(20_000):
+            for index in (2, 3):
+                sink.write(pictures[index], finished(index, random.Random(index).randbytes(50_000)))
+    assert todo(tmp_path, pictures) == [2, 3]
+    assert [name for name in names(tmp_path) if name.startswith(".")] == []
+    with sink_in(tmp_path, output) as sink:
+        for index in (2, 3):
+            sink.write(pictures[index], finished(index))
+    assert sorted(ids(tmp_path)) == [0, 1, 2, 3]
+
+
 def test_two_runs_cannot_write_at_once(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from v2flow_engine.offline.sink import open_sink\n"
-        "with open_sink(Path(sys.argv[1]), 'png', {}): pass"
+        "import sys; from pathlib import Path\n"
+        "from v2flow_engine.offline.sink import OutputFormat, open_sink\n"
+        "with open_sink(Path(sys.argv[1]), OutputFormat(), {}): pass"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
-    with open_sink(tmp_path, "png", PARAMETERS):
+    with sink_in(tmp_path):
         second = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "another run is writing there" in second.stderr
     assert subprocess.run(command, check=False).returncode == 0
@@ -173,8 +274,13 @@ def test_folders_that_cannot_be_written_are_found_without_touching_them(tmp_path
             check_out(path)
     check_out(tmp_path / "new" / "deeper")
     assert names(tmp_path) == ["file", "foreign"]
-    with pytest.raises(OutputError, match="cannot be created"), open_sink(Path("/proc/v2flow"), "png", {}):
+    with pytest.raises(OutputError, match="cannot be created"), sink_in(Path("/proc/v2flow")):
         pass
+
+
+def test_changed_is_empty_without_changes(tmp_path: Path) -> None:
+    assert isinstance(survey(tmp_path, [picture(0)]).changed, KeySet)
+    refuse_changes(tmp_path, survey(tmp_path, [picture(0)]), {}, "png")
 
 
 def test_slugs_are_short_plain_names() -> None:

@@ -1,49 +1,162 @@
-"""Where prompts come from."""
+"""Where rows come from: every format, local and remote, and what is wrong with a row or a file."""
 
 from __future__ import annotations
 
+import gzip
 import io
+import tarfile
 from pathlib import Path
+from typing import Any
 
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from v2flow_engine.errors import DataError
-from v2flow_engine.offline.sources import prompts_from_file, prompts_from_flags
+from v2flow_engine.offline.sources import FlagSource, SourceRow, open_source
 
 
-def test_a_file_gives_a_prompt_per_line_and_says_where_it_stood(tmp_path: Path) -> None:
+def rows(name: str | Path, **options: Any) -> list[SourceRow]:
+    """All rows, and the same ones when read again."""
+    source = open_source(str(name), **options)
+    first = list(source.rows())
+    assert list(source.rows()) == first
+    return first
+
+
+def prompts(name: str | Path, **options: Any) -> list[str]:
+    """The prompts of all rows."""
+    return [row.columns["prompt"] for row in rows(name, **options)]
+
+
+def test_a_text_file_gives_a_prompt_per_line_and_says_where_it_stood(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_bytes("\ufeff# a comment\n\n  a cat \r\n\ttwo 🐈 # no comment\n  # neither\nlast".encode())
-    prompts = prompts_from_file(str(path))
-    assert [p.text for p in prompts] == ["a cat", "two 🐈 # no comment", "last"]
-    assert [p.origin for p in prompts] == [f"{path}, line {n}" for n in (3, 4, 6)]
+    found = rows(path)
+    assert [row.columns["prompt"] for row in found] == ["a cat", "two 🐈 # no comment", "last"]
+    assert [row.origin for row in found] == [f"{path}, line {n}" for n in (3, 4, 6)]
+    assert [row.number for row in found] == [1, 2, 3]
 
 
 def test_standard_input_is_a_dash() -> None:
-    prompts = prompts_from_file("-", stdin=io.BytesIO(b"a cat\na dog\n"))
-    assert [(p.text, p.origin) for p in prompts] == [
+    found = rows("-", stdin=io.BytesIO(b"a cat\na dog\n"))
+    assert [(row.columns["prompt"], row.origin) for row in found] == [
         ("a cat", "standard input, line 1"),
         ("a dog", "standard input, line 2"),
     ]
+    assert rows("-", stdin=io.BytesIO(b' {"prompt": "a cat", "n": 2}\n'))[0].columns == {
+        "prompt": "a cat",
+        "n": 2,
+    }
 
 
 def test_flags_are_taken_as_they_are() -> None:
-    assert [(p.text, p.origin) for p in prompts_from_flags(["# a", ""])] == [
+    found = list(FlagSource(["# a", ""]).rows())
+    assert [(row.columns["prompt"], row.origin) for row in found] == [
         ("# a", "--prompt 1"),
         ("", "--prompt 2"),
     ]
 
 
+def test_jsonl_keeps_types_and_bad_lines_are_rows_with_a_problem(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"prompt": "a cat", "seed": 3}\n\n{"prompt": \n["a"]\n\xff\n{"prompt": "a dog"}\n')
+    found = rows(path)
+    assert [row.columns for row in (found[0], found[4])] == [
+        {"prompt": "a cat", "seed": 3},
+        {"prompt": "a dog"},
+    ]
+    assert [row.problem.partition(" (")[0] for row in found[1:4]] == [
+        "not a JSON object", "not a JSON object but list", "prompts must be UTF-8 text",
+    ]  # fmt: skip
+    assert found[3].origin == f"{path}, line 5"
+
+
+def test_csv_with_a_header(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('prompt,seed,topic\n"a cat, a dog\nand a hen",7,x\nan owl,,y,surplus\n', encoding="utf-8")
+    found = rows(path)
+    assert found[0].columns == {"prompt": "a cat, a dog\nand a hen", "seed": "7", "topic": "x"}
+    assert found[1].columns == {"prompt": "an owl", "topic": "y"}
+    assert "more fields than the header's 3" in found[1].problem
+
+
+def test_parquet_without_its_pictures(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    table = {"prompt": ["a cat", "a dog"], "seed": [1, None], "tags": [["x"], []], "image": [b"1", b"2"]}
+    pq.write_table(pa.table(table), path)
+    assert [row.columns for row in rows(path)] == [
+        {"prompt": "a cat", "seed": 1, "tags": ["x"]},
+        {"prompt": "a dog", "tags": []},
+    ]
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match="not a readable Parquet file"):
+        rows(path)
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> None:
+    """A tar of these members."""
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def test_webdataset_samples(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    members = {
+        "d/1.jpg": b"x",
+        "d/1.txt": b"a cat\n",
+        "d/1.json": b'{"seed": 4}',
+        "d/2.json": b"[]",
+        "d/3.jpg": b"",
+    }
+    write_tar(path, members)
+    found = rows(path)
+    assert found[0].columns == {"__key__": "d/1", "prompt": "a cat", "seed": 4}
+    assert found[0].origin == f"{path}, sample d/1"
+    assert "holds no JSON object" in found[1].problem
+    assert found[2].columns == {"__key__": "d/3"}
+    path.write_bytes(path.read_bytes()[:700])
+    with pytest.raises(DataError, match="not a readable tar"):
+        rows(path)
+
+
+def test_folders_globs_compression_and_urls(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "b.txt").write_text("two\n")
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"prompt": "one"}\n'))
+    (tmp_path / "below" / "c.csv").write_text("prompt\nthree\n")
+    (tmp_path / "README.md").write_text("not prompts\n")
+    assert prompts(tmp_path) == ["one", "two", "three"]
+    assert prompts(f"{tmp_path}/*.txt") == ["two"]
+    assert prompts(f"file://{tmp_path}/b.txt") == ["two"]
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/bucket/p.jsonl", b'{"prompt": "far"}\n')
+    assert prompts("memory://bucket/p.jsonl") == prompts("memory://bucket/*.jsonl") == ["far"]
+    assert prompts(tmp_path / "README.md") == ["not prompts"]
+    assert prompts(tmp_path / "a.jsonl.gz", input_format="text") == ['{"prompt": "one"}']
+
+
 def test_bad_files_are_named(tmp_path: Path) -> None:
-    empty, binary = tmp_path / "empty.txt", tmp_path / "binary.txt"
-    empty.write_text("\n# only a comment\n")
-    binary.write_bytes(b"a cat\n\xff\xfe\n")
     for path, said in [
-        (empty, "holds no prompt"),
-        (binary, "UTF-8"),
-        (tmp_path, "cannot read"),
-        (tmp_path / "no", "No such"),
+        (tmp_path, "a folder without files that end in"),
+        (tmp_path / "no", "cannot read prompts \\(No such file"),
+        (tmp_path / "*.txt", "no file matches"),
+        ("nowhere://x", "Protocol not known"),
     ]:
         with pytest.raises(DataError, match=said) as caught:
-            prompts_from_file(str(path))
+            open_source(str(path))
         assert str(path) in str(caught.value)
+
+
+def test_a_file_that_vanishes_is_told(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("a cat\n")
+    stream = open_source(str(tmp_path)).rows()
+    assert next(stream).columns == {"prompt": "a cat"}
+    (tmp_path / "b.txt").unlink()
+    with pytest.raises(DataError, match=r"b\.txt: cannot read prompts \(No such file"):
+        next(stream)

@@ -41,7 +41,9 @@ def test_bad_rows_leave_the_others_alone(pipeline: Pipeline, requests: list[Imag
     assert [f.index for f in finished] == [0, 1, 2, 3]
     assert [f.error for f in finished] == [t.error for t in tokens]
     assert [len(f.image) > 0 for f in finished] == [True, False, True, False]
-    assert read_metadata(finished[2].image) == ImageMetadata("a dog", 3, {"model": "tiny"})
+    parameters = {"model": "tiny", **requests[2].parameters.to_dict()}
+    assert read_metadata(finished[2].image) == ImageMetadata("a dog", 3, parameters)
+    assert sum(finished[0].timings.values()) == pytest.approx(finished[0].seconds)
     assert finished[0].seconds > tokens[0].seconds > 0
 
 

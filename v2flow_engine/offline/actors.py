@@ -1,23 +1,29 @@
-"""The Ray Data stages: batches of request rows -> rows with visual_token_ids -> rows with image bytes.
+"""The Ray Data stages: a batch of requests -> their visual_token_ids -> their image files.
 
-Each callable class loads its half of the model once per actor. Columns: those of `ImageRequest.to_row`, then
-`visual_token_ids`, `error` ("" is none), `seconds`, and last `image`. Imports neither Ray nor vLLM by itself.
+Each callable class loads its half of the model once per actor. A dataset row is one batch: `number`, and `batch`, the
+pickled messages of `stages`. Imports neither Ray nor vLLM by itself.
 """
 
 from __future__ import annotations
 
 import os
+import pickle
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from v2flow_engine.errors import EngineDeadError
 from v2flow_engine.generation.image_request import ImageRequest
-from v2flow_engine.offline.stages import TokenResult, make_images, make_tokens
+from v2flow_engine.offline.feed import worker_name
+from v2flow_engine.offline.stages import FinishedImage, TokenResult, make_images, make_tokens
 
-Batch = dict[str, Any]
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
+Rows = dict[str, Any]
 DEAD_ENGINE_STATUS = 70
 
 
@@ -25,89 +31,103 @@ DEAD_ENGINE_STATUS = 70
 class ActorConfig:
     """What an actor needs to start.
 
-    model_dir: absolute path, the same on every node. device: of the decoder. guided: whether any row asks for
-    guidance in the LLM. kv_cache_gib: None leaves it to the engine.
+    model: a folder, the same on every node, or a URL. device: of the decoder. identity: what names the model in every
+    picture's metadata. guided: whether any row asks for guidance in the LLM. gpus: the share of one that the actor
+    has. batch_invariant: kernels whose results do not depend on the batch (CUDA only).
     """
 
-    model_dir: str
+    model: str
     device: str
     image_format: str
-    parameters: dict[str, Any]
+    identity: dict[str, Any]
     guided: bool
-    kv_cache_gib: float | None
+    gpus: float = 0.0
+    batch_invariant: bool = False
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """What goes from the first stage to the second."""
+
+    requests: Sequence[ImageRequest]
+    results: Sequence[TokenResult]
 
 
 class TokenActor:
-    """Rows -> rows + visual_token_ids, error, seconds."""
+    """Batches of requests -> `TokenBatch`es."""
 
-    def __init__(self, config: ActorConfig) -> None:
+    def __init__(self, config: ActorConfig, feed: ActorHandle) -> None:
         # The actor is a process of its own already; a second one for the engine would only start slower.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        from v2flow_engine.checkpoint import open_model
+        if config.batch_invariant:
+            os.environ["VLLM_BATCH_INVARIANT"] = "1"
         from v2flow_engine.generation.token_generator import TokenGenerator
+        from v2flow_engine.offline.model_source import open_model_anywhere
 
-        self.folder = open_model(config.model_dir)
-        self.generator = TokenGenerator(self.folder, guided=config.guided, kv_cache_gib=config.kv_cache_gib)
+        self.feed, self.worker = feed, worker_name()
+        self.folder = open_model_anywhere(config.model)
+        share = {"gpu_memory_utilization": 0.9 * config.gpus} if 0 < config.gpus < 1 else None
+        self.generator = TokenGenerator(self.folder, guided=config.guided, engine_args=share)
 
-    def __call__(self, batch: Batch) -> Batch:
-        """A batch of columns of equal length; every row that comes in goes out."""
+    def __call__(self, rows: Rows) -> Rows:
+        """A row for each that comes in; of one that is finished already, an empty one."""
+        return _mapped(rows, self._make)
+
+    def _make(self, number: int, data: bytes) -> bytes:
+        requests: list[ImageRequest] = pickle.loads(data)
+        self.feed.note.remote(number, "tokens", self.worker)
         try:
-            results = make_tokens(self.folder, self.generator, requests_of(batch))
+            results = make_tokens(self.folder, self.generator, requests)
         except EngineDeadError as error:
             # Ray restarts a process that ends and hands it the batch again; a dead engine inside would fail
             # for ever.
             print(f"the engine is dead, ending this actor: {error}", file=sys.stderr, flush=True)
             os._exit(DEAD_ENGINE_STATUS)
-        return {
-            **batch,
-            "visual_token_ids": _object_column(
-                [np.asarray(r.visual_token_ids, dtype=np.int64) for r in results]
-            ),
-            "error": np.asarray([r.error for r in results], dtype=object),
-            "seconds": np.asarray([r.seconds for r in results]),
-        }
+        tokens = sum(len(result.visual_token_ids) for result in results)
+        self.feed.note.remote(number, "between", self.worker, tokens)
+        return pickle.dumps(TokenBatch(requests, results))
 
 
 class DecoderActor:
-    """Rows with visual_token_ids -> index, image (the file's bytes, empty after an error), error, seconds."""
+    """`TokenBatch`es -> lists of `FinishedImage`s."""
 
-    def __init__(self, config: ActorConfig) -> None:
-        from v2flow_engine.checkpoint import open_model
+    def __init__(self, config: ActorConfig, feed: ActorHandle) -> None:
         from v2flow_engine.decoding.load import load_decoder
+        from v2flow_engine.offline.model_source import open_model_anywhere
 
-        self.config = config
-        self.folder = open_model(config.model_dir)
+        self.config, self.feed, self.worker = config, feed, worker_name()
+        self.folder = open_model_anywhere(config.model)
         self.decoder = load_decoder(self.folder, device=config.device)
 
-    def __call__(self, batch: Batch) -> Batch:
-        """A batch of columns of equal length; every row that comes in goes out."""
-        columns = zip(batch["visual_token_ids"], batch["error"], batch["seconds"], strict=True)
-        tokens = [TokenResult([int(i) for i in ids], str(error), float(s)) for ids, error, s in columns]
+    def __call__(self, rows: Rows) -> Rows:
+        """A row for each that comes in; of one that is finished already, an empty one."""
+        return _mapped(rows, self._make)
+
+    def _make(self, number: int, data: bytes) -> bytes:
+        batch: TokenBatch = pickle.loads(data)
+        self.feed.note.remote(number, "decoder", self.worker)
         finished = make_images(
             self.folder,
             self.decoder,
-            requests_of(batch),
-            tokens,
+            batch.requests,
+            batch.results,
             self.config.image_format,
-            self.config.parameters,
+            self.config.identity,
         )
-        return {
-            "index": np.asarray([f.index for f in finished]),
-            "image": np.asarray([f.image for f in finished], dtype=object),
-            "error": np.asarray([f.error for f in finished], dtype=object),
-            "seconds": np.asarray([f.seconds for f in finished]),
-        }
+        self.feed.note.remote(number, "done", self.worker)
+        return pickle.dumps(finished)
 
 
-def requests_of(batch: Batch) -> list[ImageRequest]:
-    """The requests of a batch's rows."""
-    rows = len(batch["index"])
-    return [ImageRequest.from_row({name: column[i] for name, column in batch.items()}) for i in range(rows)]
+def finished_images(data: bytes) -> list[FinishedImage]:
+    """The content of a row that left the last stage."""
+    return pickle.loads(data) if data else []
 
 
-def _object_column(values: list[np.ndarray]) -> np.ndarray:
-    """An object array even if all values have one shape, which numpy would stack."""
-    column = np.empty(len(values), dtype=object)
-    for i, value in enumerate(values):
-        column[i] = value
-    return column
+def _mapped(rows: Rows, make: Any) -> Rows:
+    made = [
+        make(int(n), bytes(data)) if len(data) else b""
+        for n, data in zip(rows["number"], rows["batch"], strict=True)
+    ]
+    column = np.empty(len(made), dtype=object)
+    column[:] = made
+    return {"number": rows["number"], "batch": column}

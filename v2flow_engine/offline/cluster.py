@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TextIO
 
 from v2flow_engine.errors import EngineDeadError, V2FlowError
+from v2flow_engine.offline.sizing import Cluster
 from v2flow_engine.offline.stages import describe_error
 
 OBJECT_STORE_BYTES = 256 * 2**20
@@ -30,11 +31,14 @@ _ENVIRONMENT = {
 
 
 @contextlib.contextmanager
-def ray_cluster() -> Iterator[str]:
+def ray_cluster(address: str | None = None) -> Iterator[str]:
     """Connect to Ray or start it, quietly; what was started here is shut down at the end.
 
     Yields the folder of Ray's logs, or "" for a cluster that ran before. Raises `EngineDeadError` if there is
     none to be had.
+
+    Args:
+        address: of a cluster; None takes the one that RAY_ADDRESS names, and without it starts one.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -43,27 +47,42 @@ def ray_cluster() -> Iterator[str]:
     if ray.is_initialized():
         yield ""
         return
-    session_dir = _start()
+    session_dir = _start(address or os.environ.get("RAY_ADDRESS"))
     try:
         yield str(Path(session_dir) / "logs")
     finally:
         ray.shutdown()
 
 
-def _start(attempts: int = 2) -> str:
-    """Connect to the cluster that RAY_ADDRESS names, or start one here; returns Ray's session folder."""
+def cluster_resources() -> Cluster:
+    """Of the cluster that Ray is connected to."""
+    import ray
+
+    resources = ray.cluster_resources()
+    cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    return Cluster(
+        cpus=max(1, int(resources.get("CPU", 1))),
+        gpus=int(resources.get("GPU", 0)),
+        nodes=max(1, sum(count > 0 for count in cpus)),
+        node_cpus=max(cpus, default=1),
+    )
+
+
+def _start(address: str | None, attempts: int = 2) -> str:
+    """Connect to the cluster at an address, or start one here; returns Ray's session folder."""
     import ray
 
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    address = os.environ.get("RAY_ADDRESS")
     local = {"address": "local", "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     try:
-        return str(ray.init(**quiet, **({} if address else local)).address_info["session_dir"])
+        return str(
+            ray.init(**quiet, **({"address": address} if address else local)).address_info["session_dir"]
+        )
     except Exception as error:  # Ray raises bare Exception among others
         ray.shutdown()
         # Ray's own agents have 15 s to start, which can't be set; a busy machine may make it the second time.
         if attempts > 1 and not address:
-            return _start(attempts - 1)
+            return _start(address, attempts - 1)
         where = f"connect to the cluster at {address}" if address else "start"
         raise EngineDeadError(f"Ray did not {where}: {describe_error(error)}") from error
 

@@ -1,113 +1,206 @@
-"""Requests -> finished images through Ray Data: request rows, token actors, decoder actors, an iterator here.
+"""Requests -> finished images through Ray Data: feed, token actors, decoder actors, an iterator here.
 
-Back pressure, the pools and retries are Ray's. Every request comes out once: as a picture or with an error.
+The pools, placement and retries are Ray's. Every request comes out once, as a picture or with an error, whatever
+dies meanwhile: what a pass over the pipeline loses is fed again, a batch that was lost picture by picture, so that the
+one that kills its worker is found. In memory are the requests that are under way, and no others.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import pickle
+import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from v2flow_engine import errors
 from v2flow_engine.errors import EngineDeadError
 from v2flow_engine.generation.image_request import ImageRequest
-from v2flow_engine.offline.actors import ActorConfig, DecoderActor, TokenActor
-from v2flow_engine.offline.sizing import Sizing, plan
-from v2flow_engine.offline.stages import FinishedImage
+from v2flow_engine.offline.actors import ActorConfig, DecoderActor, TokenActor, finished_images
+from v2flow_engine.offline.batches import by_size
+from v2flow_engine.offline.feed import FeedState, feed_dataset, start_feed
+from v2flow_engine.offline.sizing import Sizing
+from v2flow_engine.offline.stages import FinishedImage, describe_error
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-# A batch whose worker dies is given to a new one this many times. Ray's default is for ever, so that a batch
-# that needs more memory than there is would never end.
-MAX_RETRIES = 3
-# More than these, and it is not the batches' fault.
-MAX_LOST_BATCHES = 3
+# A batch whose worker dies is given to another one this many times; then it counts as lost. Ray's default is for ever,
+# so that a batch that needs more memory than there is would never end.
+MAX_RETRIES = 1
+# More than these in one pass, and it is not the batches' fault; of batches of one picture, not the pictures'.
+MAX_LOST_BATCHES = 4
+MAX_LOST_ALONE = 32
+# Passes that end in an error without having finished a picture.
+MAX_IDLE_PASSES = 2
+BATCHES_PER_ACTOR = 3  # one under way, one with the actor, one on its way
 
 
-@dataclass(frozen=True)
-class Job:
-    """What to make. token_actors, decoder_actors: None leaves the choice to `sizing.plan`."""
+@dataclass
+class RayRun:
+    """One job on the cluster that Ray is connected to.
 
-    model_dir: Path
-    requests: Sequence[ImageRequest]
-    image_format: str
-    parameters: dict[str, Any]
-    token_actors: int | None = None
-    decoder_actors: int | None = None
+    config: for the actors. say: for a line that the user should read. logs: Ray's folder of logs.
+    """
 
-    def sizing(self) -> Sizing:
-        """Pools and batches for this job on the cluster that Ray is connected to."""
+    config: ActorConfig
+    say: Callable[[str], None] = lambda message: None
+    logs: str = ""
+    outstanding: dict[int, ImageRequest] = field(default_factory=dict)
+    last_state: FeedState = field(default_factory=FeedState)
+    _feed: Any = None
+    _finished: int = 0
+
+    def images(self, requests: Iterable[ImageRequest], sizing: Sizing) -> Iterator[FinishedImage]:
+        """Yield every picture as it is finished, in no particular order.
+
+        Whatever `requests` raises is raised here, when all that came before is finished. Raises `EngineDeadError` if
+        the actors cannot start, or die again and again without a finished picture.
+        """
+        batches, alone, idle = by_size(requests, sizing.rows_per_batch), False, 0
+        while True:
+            before = self._finished
+            supply = _Supply(batches, self.outstanding, sizing)
+            try:
+                yield from self._pass(supply, sizing, MAX_LOST_ALONE if alone else MAX_LOST_BATCHES)
+            except EngineDeadError as error:
+                idle = 0 if self._finished > before else idle + 1
+                if idle >= MAX_IDLE_PASSES:
+                    raise
+                self.say(f"the pipeline broke ({error}); starting it again")
+                again = by_size(list(self.outstanding.values()), 1 if alone else sizing.rows_per_batch)
+                batches = itertools.chain(again, supply.rest())
+                continue
+            if supply.error is not None:
+                raise supply.error
+            if not self.outstanding:
+                return
+            if alone:
+                yield from self._give_up()
+                return
+            self.say(f"{len(self.outstanding)} images were lost with their workers; making them one by one")
+            batches, alone = by_size(list(self.outstanding.values()), 1), True
+
+    def state(self) -> FeedState:
+        """The pipeline as it is now, or as it was when it could last be asked."""
         import ray
 
-        resources = ray.cluster_resources()
-        cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
-        node_cpus = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-        wishes = self.token_actors, self.decoder_actors
-        return plan(len(self.requests), cpus, gpus, *wishes, node_cpus=node_cpus)
+        feed = self._feed
+        if feed is not None:
+            with contextlib.suppress(ray.exceptions.RayError):
+                self.last_state = ray.get(feed.state.remote(), timeout=5)
+        return self.last_state
+
+    def _pass(self, supply: _Supply, sizing: Sizing, max_lost: int) -> Iterator[FinishedImage]:
+        """One Ray Data pipeline, until the supply ends or it breaks."""
+        import ray
+
+        with _data_context(max_lost), _as_dead_engine():
+            feed = self._feed = start_feed()
+            dataset = build_dataset(feed, self.config, sizing)
+            try:
+                with supply.to(feed), contextlib.closing(_rows(dataset)) as rows:
+                    for number, data in rows:
+                        for finished in finished_images(data):
+                            if self.outstanding.pop(finished.index, None) is not None:
+                                self._finished += 1
+                                yield finished
+                        feed.drop.remote(number)
+                        supply.finished(number)
+            finally:
+                self.state()
+                self._feed = None
+                ray.kill(feed)
+
+    def _give_up(self) -> Iterator[FinishedImage]:
+        error = f"lost: its worker died {MAX_RETRIES + 1} times with it alone"
+        error += f"; see {self.logs}" if self.logs else ""
+        for index in sorted(self.outstanding):
+            del self.outstanding[index]
+            yield FinishedImage(index, b"", error, 0.0)
 
 
-def run_on_ray(job: Job, sizing: Sizing, logs: str = "") -> Iterator[FinishedImage]:
-    """Yield every picture as it is finished, in no particular order, then what was lost with its workers.
+class _Supply:
+    """Feeds batches in a thread, never more at once than the pools need. See `RayRun.images`."""
 
-    Needs a running Ray cluster, whose logs are in the folder `logs`. Raises `EngineDeadError` if the actors
-    cannot start, or if more than `MAX_LOST_BATCHES` batches were lost.
-    """
-    missing = {request.index for request in job.requests}
-    with _data_context(), contextlib.closing(_batches(job, sizing)) as batches:
-        for batch in batches:
-            for row in range(len(batch["index"])):
-                finished = FinishedImage(
-                    index=int(batch["index"][row]),
-                    image=bytes(batch["image"][row]),
-                    error=str(batch["error"][row]),
-                    seconds=float(batch["seconds"][row]),
-                )
-                missing.discard(finished.index)
-                yield finished
-    error = f"lost: its worker died {MAX_RETRIES + 1} times" + (f"; see {logs}" if logs else "")
-    for index in sorted(missing):
-        yield FinishedImage(index, b"", error, 0.0)
+    def __init__(
+        self, batches: Iterator[list[ImageRequest]], outstanding: dict[int, ImageRequest], sizing: Sizing
+    ) -> None:
+        self.batches = batches
+        self.outstanding = outstanding
+        actors = sizing.token_actors + sizing.decoder_actors
+        # Lost batches stay outstanding, and must not keep the others from being fed.
+        self.limit = (BATCHES_PER_ACTOR * actors + MAX_LOST_BATCHES) * sizing.rows_per_batch
+        self.error: BaseException | None = None
+        self._under_way: dict[int, int] = {}  # batch -> pictures
+        self._news = threading.Condition()
+        self._stopped = False
+
+    @contextlib.contextmanager
+    def to(self, feed: Any) -> Iterator[None]:
+        """Feed an actor while the block runs."""
+        thread = threading.Thread(target=self._run, args=(feed,), name="feed", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            with self._news:
+                self._stopped = True
+                self._news.notify()
+            thread.join()
+
+    def finished(self, number: int) -> None:
+        """A batch is: there may be room."""
+        with self._news:
+            self._under_way.pop(number, None)
+            self._news.notify()
+
+    def rest(self) -> Iterator[list[ImageRequest]]:
+        """What was not fed."""
+        if self.error is not None:
+            raise self.error
+        yield from self.batches
+
+    def _run(self, feed: Any) -> None:
+        import ray
+
+        number = 0
+        try:
+            while self._wait_for_room() and (batch := next(self.batches, None)) is not None:
+                self.outstanding.update({request.index: request for request in batch})
+                with self._news:
+                    self._under_way[number] = len(batch)
+                ray.get(feed.put.remote(number, pickle.dumps(batch), len(batch)))  # in this order
+                number += 1
+        except BaseException as error:
+            self.error = error
+        feed.end.remote(number)
+
+    def _wait_for_room(self) -> bool:
+        with self._news:
+            self._news.wait_for(lambda: self._stopped or sum(self._under_way.values()) < self.limit)
+            return not self._stopped
 
 
-def _batches(job: Job, sizing: Sizing) -> Iterator[dict[str, Any]]:
-    import ray.exceptions
-
-    try:
-        yield from build_dataset(job, sizing).iter_batches(batch_size=None, prefetch_batches=0)
-    except ray.exceptions.RayError as error:
-        raise _told_locally(error) from error
-
-
-def build_dataset(job: Job, sizing: Sizing) -> Dataset:
-    """The lazy Ray Data pipeline: request rows -> TokenActor pool -> DecoderActor pool."""
+def build_dataset(feed: Any, config: ActorConfig, sizing: Sizing) -> Dataset:
+    """The lazy Ray Data pipeline: feed -> TokenActor pool -> DecoderActor pool. A row is a batch."""
     import ray.data
 
-    config = ActorConfig(
-        model_dir=str(Path(job.model_dir).absolute()),
-        device="cuda" if sizing.gpus_per_actor else "cpu",
-        image_format=job.image_format,
-        parameters=job.parameters,
-        guided=any(request.parameters.guidance_scale != 1.0 for request in job.requests),
-        kv_cache_gib=None,
-    )
     # Ray allows an actor as many OpenMP threads as it reserves whole CPUs, but one at least. torch's setting
     # would not do: it rules one thread, and an actor's calls come on another than its construction.
     environment = {"env_vars": {"OMP_NUM_THREADS": str(sizing.threads)}} if sizing.threads else None
-    rows = [request.to_row() for request in job.requests]
-    blocks = -(-len(rows) // sizing.rows_per_batch)
-    dataset = ray.data.from_items(rows, override_num_blocks=blocks)
-    for actor, size in ((TokenActor, sizing.token_actors), (DecoderActor, sizing.decoder_actors)):
-        with warnings.catch_warnings():  # naming max_task_retries is deprecated without a successor in 2.60
-            warnings.simplefilter("ignore")
+    pools = ((TokenActor, sizing.token_actors), (DecoderActor, sizing.decoder_actors))
+    with warnings.catch_warnings():  # some of these arguments are deprecated without a successor in 2.60
+        warnings.simplefilter("ignore")
+        dataset = feed_dataset(feed)
+        for actor, size in pools:
             dataset = dataset.map_batches(
                 actor,
-                fn_constructor_args=(config,),
-                batch_size=sizing.rows_per_batch,
+                fn_constructor_args=(config, feed),
+                batch_size=None,
                 compute=ray.data.ActorPoolStrategy(size=size),
                 num_cpus=sizing.cpus_per_actor,
                 num_gpus=sizing.gpus_per_actor or None,
@@ -117,9 +210,15 @@ def build_dataset(job: Job, sizing: Sizing) -> Dataset:
     return dataset
 
 
+def _rows(dataset: Dataset) -> Iterator[tuple[int, bytes]]:
+    for rows in dataset.iter_batches(batch_size=None, prefetch_batches=0):
+        for number, data in zip(rows["number"], rows["batch"], strict=True):
+            yield int(number), bytes(data)
+
+
 @contextlib.contextmanager
-def _data_context() -> Iterator[None]:
-    """Ray Data's settings for a job: quiet, and a lost batch costs its rows alone."""
+def _data_context(max_lost: int) -> Iterator[None]:
+    """Ray Data's settings for a job: quiet, a lost batch costs its rows alone, a row leaves a stage at once."""
     import logging
 
     import ray.data
@@ -128,7 +227,8 @@ def _data_context() -> Iterator[None]:
     wanted = {
         "enable_progress_bars": False,
         "print_on_execution_start": False,
-        "max_errored_blocks": MAX_LOST_BATCHES,
+        "max_errored_blocks": max_lost,
+        "target_max_block_size": 1,
     }
     before = {name: getattr(context, name) for name in wanted}
     logger = logging.getLogger("ray.data")
@@ -144,6 +244,17 @@ def _data_context() -> Iterator[None]:
             setattr(context, name, value)
 
 
+@contextlib.contextmanager
+def _as_dead_engine() -> Iterator[None]:
+    """What breaks inside Ray, as `EngineDeadError`; a user's mistake that an actor found stays one."""
+    import ray.exceptions
+
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        raise _told_locally(error) from error
+
+
 def _told_locally(error: BaseException) -> Exception:
     """The error that a worker raised, from the last line of its traceback: a user's mistake stays one."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -151,4 +262,4 @@ def _told_locally(error: BaseException) -> Exception:
     kind = getattr(errors, name.removeprefix("v2flow_engine.errors."), None)
     if isinstance(kind, type) and issubclass(kind, errors.V2FlowError):
         return kind(message)
-    return EngineDeadError(lines[-1] if lines else name)
+    return EngineDeadError(lines[-1] if lines else describe_error(error))

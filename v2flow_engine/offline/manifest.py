@@ -1,31 +1,37 @@
 """manifest.jsonl: one line per finished picture. Read again, it says what a repeated run may skip.
 
-Knows the folder's layout, not how pictures are made.
+Read as a stream: it may have millions of lines. Knows the folder's layout, not how pictures are made.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from v2flow_engine.errors import OutputError
-from v2flow_engine.generation.image_request import ImageRequest
+from v2flow_engine.files import temporary_name
 
 MANIFEST = "manifest.jsonl"
+SORTED_UP_TO = 32 * 2**20  # bytes; a longer manifest stays in the order of completion
+_FORMATS = {".png": "png", ".webp": "webp", ".jpg": "jpeg"}
 
 
 @dataclass(frozen=True)
 class ManifestEntry:
     """A finished picture.
 
-    id: its place in the job. file: its name in the folder. bytes: the file's size. seconds: its share of the
-    time that its batches took in both stages.
+    id: its place in the job, or the id of its row. file: of the picture or of its shard, in the folder. bytes: the
+    picture's size. seconds: its share of the time that its batches took in both stages, which `timings` gives apart.
+    index: its place in the job. format: of the picture, after that of its shard: "png", "webdataset/png". offset: of
+    its first byte in a tar. row: in a Parquet file. extra: the input's further columns.
     """
 
-    id: int
+    id: int | str
     prompt: str
     seed: int
     parameters: dict[str, Any]
@@ -33,83 +39,83 @@ class ManifestEntry:
     sha256: str
     bytes: int
     seconds: float
+    index: int | None = None
+    format: str | None = None
+    offset: int | None = None
+    row: int | None = None
+    timings: dict[str, float] | None = None
+    extra: dict[str, Any] | None = None
+
+    @property
+    def image_format(self) -> str:
+        """As in `format`, which older manifests do not have."""
+        return self.format or _FORMATS.get(Path(self.file).suffix, Path(self.file).suffix)
+
+    @property
+    def place(self) -> int:
+        """The picture's place in the job."""
+        return self.index if self.index is not None else int(self.id)
+
+    @property
+    def in_shard(self) -> bool:
+        """Whether the picture shares its file with others."""
+        return self.offset is not None or self.row is not None
 
     def is_whole(self, directory: Path) -> bool:
-        """Whether the picture is there, at its full length."""
-        path = directory / self.file
-        return path.is_file() and path.stat().st_size == self.bytes
+        """Whether a picture that has its own file is there, at its full length."""
+        with contextlib.suppress(OSError):
+            return os.stat(directory / self.file).st_size == self.bytes
+        return False
 
     def to_line(self) -> str:
         """A JSON line, newline included."""
-        return json.dumps(asdict(self), ensure_ascii=False) + "\n"
+        values = {name: value for name, value in asdict(self).items() if value is not None}
+        return json.dumps(values, ensure_ascii=False) + "\n"
 
 
-def read_manifest(directory: Path) -> dict[int, ManifestEntry]:
-    """Entries by id; none if there is no manifest. A last line that a kill cut short is ignored.
+def iter_manifest(directory: Path) -> Iterator[ManifestEntry]:
+    """The entries in their order; none if there is no manifest. A last line that a kill cut short is left out.
 
     Raises `OutputError` for lines that are no manifest's.
     """
     path = directory / MANIFEST
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        file = path.open("rb")
     except FileNotFoundError:
-        return {}
+        return
     except OSError as error:
         raise OutputError(f"{path}: cannot be read ({error.strerror})") from error
-    entries: dict[int, ManifestEntry] = {}
-    for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is empty or cut short
-        try:
-            entry = ManifestEntry(**json.loads(line))
-        except (ValueError, TypeError) as error:
-            raise OutputError(f"{path}, line {number}: not a line of a manifest ({error})") from error
-        entries[entry.id] = entry
-    return entries
+    with file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                entry = ManifestEntry(**json.loads(line))
+            except (ValueError, TypeError) as error:
+                raise OutputError(f"{path}, line {number}: not a line of a manifest ({error})") from error
+            yield entry
 
 
-def write_manifest(directory: Path, entries: dict[int, ManifestEntry]) -> None:
-    """Replace the manifest in one step, its lines in order of id."""
-    temporary = directory / f".{MANIFEST}.tmp"
-    temporary.write_text("".join(entries[i].to_line() for i in sorted(entries)), encoding="utf-8")
-    temporary.replace(directory / MANIFEST)
+def rewrite_manifest(directory: Path, keep: Callable[[ManifestEntry], bool]) -> None:
+    """Replace the manifest in one step by those of its lines that are to be kept."""
+    path = directory / MANIFEST
+    with temporary_name(path).open("w", encoding="utf-8") as file:
+        for entry in iter_manifest(directory):
+            if keep(entry):
+                file.write(entry.to_line())
+        file.flush()
+        os.fsync(file.fileno())
+    temporary_name(path).replace(path)
 
 
-def requests_to_do(
-    directory: Path,
-    entries: dict[int, ManifestEntry],
-    requests: Sequence[ImageRequest],
-    parameters: dict[str, Any],
-    suffix: str,
-) -> list[ImageRequest]:
-    """The requests without a finished picture.
-
-    Raises `OutputError`, naming the difference, if the folder holds a picture that was made from something
-    else.
-    """
-    pending = []
-    for request in requests:
-        entry = entries.get(request.index)
-        if entry is None:
-            pending.append(request)
-            continue
-        difference = _difference(entry, request, parameters, suffix)
-        if difference:
-            raise OutputError(
-                f"{directory} holds picture {entry.id} of another run: {difference}; "
-                "give another --out, or the same options to resume"
-            )
-        if not entry.is_whole(directory):
-            pending.append(request)
-    return pending
-
-
-def _difference(entry: ManifestEntry, request: ImageRequest, parameters: dict[str, Any], suffix: str) -> str:
-    was = {"prompt": entry.prompt, "seed": entry.seed, **entry.parameters, "suffix": Path(entry.file).suffix}
-    now = {"prompt": request.prompt, "seed": request.seed, **parameters, "suffix": suffix}
-    if "guidance_schedule" in now:  # older manifests do not name it: there was only one
-        was.setdefault("guidance_schedule", "constant")
-    if "solver" in now:  # nor the solver, which was the model's own
-        was.setdefault("solver", now["solver"])
-    for name in dict.fromkeys([*now, *was]):
-        if was.get(name) != now.get(name):
-            return f"{name} was {was.get(name)!r}, now {now.get(name)!r}"
-    return ""
+def sort_manifest(directory: Path) -> None:
+    """Bring the lines into the order of the pictures' places, unless there are very many."""
+    path = directory / MANIFEST
+    if path.stat().st_size > SORTED_UP_TO:
+        return
+    entries = sorted(iter_manifest(directory), key=lambda entry: entry.place)
+    with temporary_name(path).open("w", encoding="utf-8") as file:
+        file.writelines(entry.to_line() for entry in entries)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary_name(path).replace(path)

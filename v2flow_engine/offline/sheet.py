@@ -7,18 +7,19 @@ scrolling.
 from __future__ import annotations
 
 import base64
+import itertools
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from v2flow_engine.offline.manifest import ManifestEntry
+from v2flow_engine.offline.manifest import ManifestEntry, iter_manifest
+from v2flow_engine.offline.reading_back import read_errors, read_picture
 
 SHEET = "index.html"
 MAX_EMBEDDED_BYTES = 24 * 2**20
 MAX_CARDS = 5000
-_MIME = {".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg"}
 
 _PAGE = Template("""<!doctype html>
 <html lang="en">
@@ -73,20 +74,31 @@ document.getElementById("filter").addEventListener("input", (event) => {
 """)
 
 
+def sheet_of(directory: Path, total: int) -> Path:
+    """The sheet of a folder of `total` pictures, from its manifest and its list of errors."""
+    entries = list(itertools.islice(iter_manifest(directory), MAX_CARDS))
+    return write_sheet(directory, entries, read_errors(directory, MAX_CARDS), total)
+
+
 def write_sheet(
-    directory: Path, entries: Sequence[ManifestEntry], errors: Sequence[dict[str, Any]] = ()
+    directory: Path,
+    entries: Sequence[ManifestEntry],
+    errors: Sequence[dict[str, Any]] = (),
+    total: int | None = None,
 ) -> Path:
     """Write index.html beside the pictures, in one step; returns its path.
 
     Args:
-        entries: the pictures in the order of the page; the first `MAX_CARDS` are shown.
+        entries: the pictures in the order of the page; the first `MAX_CARDS` are shown. Of pictures in shards, which
+            can't be linked, as many as fit into the page.
         errors: lines of errors.jsonl, listed below the pictures.
+        total: pictures of the job, if there are more than `entries`.
     """
-    shown = entries[:MAX_CARDS]
+    shown = _fitting(entries[:MAX_CARDS])
     embed = sum(entry.bytes for entry in shown) <= MAX_EMBEDDED_BYTES
     page = _PAGE.substitute(
         title=_title(entries),
-        summary=escape(_summary(entries, shown, errors)),
+        summary=escape(_summary(total or len(entries), shown, errors)),
         ratio=_ratio(entries),
         cards="\n".join(_card(directory, entry, embed) for entry in shown),
         failures=_failures(errors),
@@ -103,9 +115,20 @@ def _title(entries: Sequence[ManifestEntry]) -> str:
     return escape(str(entries[0].parameters.get("model", "pictures"))) if entries else "no pictures"
 
 
-def _summary(entries: Sequence[ManifestEntry], shown: Sequence[ManifestEntry], errors: Sequence[Any]) -> str:
-    parts = [f"{len(entries)} picture{'s' * (len(entries) != 1)}"]
-    if len(shown) < len(entries):
+def _fitting(entries: Sequence[ManifestEntry]) -> Sequence[ManifestEntry]:
+    """All but those in shards that would make the page too large."""
+    room = MAX_EMBEDDED_BYTES
+    fitting = []
+    for entry in entries:
+        room -= entry.bytes
+        if room >= 0 or not entry.in_shard:
+            fitting.append(entry)
+    return fitting
+
+
+def _summary(total: int, shown: Sequence[ManifestEntry], errors: Sequence[Any]) -> str:
+    parts = [f"{total} picture{'s' * (total != 1)}"]
+    if len(shown) < total:
         parts.append(f"the first {len(shown)} shown")
     if errors:
         parts.append(f"{len(errors)} failed")
@@ -124,10 +147,7 @@ def _settings(entries: Sequence[ManifestEntry]) -> str:
 
 
 def _card(directory: Path, entry: ManifestEntry, embed: bool) -> str:
-    source = entry.file
-    if embed:
-        path = directory / entry.file
-        source = f"data:{_MIME[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+    source = data_url(directory, entry) if embed else entry.file
     prompt, name = escape(entry.prompt), escape(entry.file)
     made = f"#{entry.id} · seed {entry.seed}"
     return (
@@ -137,10 +157,17 @@ def _card(directory: Path, entry: ManifestEntry, embed: bool) -> str:
     )
 
 
+def data_url(directory: Path, entry: ManifestEntry) -> str:
+    """A picture's bytes as a page can hold them."""
+    data = base64.b64encode(read_picture(directory, entry)).decode("ascii")
+    return f"data:image/{entry.image_format.rpartition('/')[2]};base64,{data}"
+
+
 def _failures(errors: Sequence[dict[str, Any]]) -> str:
     if not errors:
         return ""
     items = "\n".join(
-        f"<li>#{e['id']} {escape(e['prompt'][:200])}: {escape(e['error'])}</li>" for e in errors[:MAX_CARDS]
+        f"<li>#{escape(str(e['id']))} {escape(str(e['prompt'])[:200])}: {escape(e['error'])}</li>"
+        for e in errors[:MAX_CARDS]
     )
     return f"<section><h2>Failed</h2><ul>\n{items}\n</ul></section>\n"

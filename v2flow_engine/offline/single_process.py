@@ -5,21 +5,21 @@ The same stages as the Ray actors run, without Ray's start-up.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from v2flow_engine.generation.image_request import ImageRequest
 from v2flow_engine.generation.pipeline import DECODER_BATCH, Pipeline
+from v2flow_engine.offline.batches import by_size
 from v2flow_engine.offline.stages import FinishedImage, make_images, make_tokens
 
 
 def run_here(
-    model: str | Path, requests: Sequence[ImageRequest], image_format: str, parameters: dict[str, Any]
+    model: str | Path, requests: Iterable[ImageRequest], image_format: str, identity: dict[str, Any]
 ) -> Iterator[FinishedImage]:
     """Load the model, then yield one `FinishedImage` per request. Raises `EngineDeadError`."""
     with Pipeline.from_pretrained(model) as pipeline:
-        for start in range(0, len(requests), DECODER_BATCH):
-            batch = requests[start : start + DECODER_BATCH]
+        for batch in by_size(requests, DECODER_BATCH):
             tokens = make_tokens(pipeline.folder, pipeline.token_generator, batch)
-            yield from make_images(pipeline.folder, pipeline.decoder, batch, tokens, image_format, parameters)
+            yield from make_images(pipeline.folder, pipeline.decoder, batch, tokens, image_format, identity)

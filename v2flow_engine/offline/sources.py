@@ -1,55 +1,179 @@
-"""--prompt texts, a text file or standard input -> prompts with the place that each came from.
+"""What --prompt and --prompts name -> rows, one after the other: flags, files, folders, globs, URLs, standard input.
 
-Knows nothing of models: whether a prompt is usable is decided elsewhere.
+A source can be read again from its start; it holds one row in memory, or one batch of a Parquet file. Knows nothing of
+models: which columns mean what, and whether a prompt is usable, is decided in `planning`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from v2flow_engine.errors import DataError
+from v2flow_engine.offline.readers import READERS, RawRow
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 STDIN = "-"
+INPUT_FORMATS = tuple(READERS)
+SUFFIXES = {
+    ".txt": "text",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".tar": "webdataset",
+}
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 
 @dataclass(frozen=True)
-class SourcePrompt:
-    """A prompt, and where it stands in words for an error message, such as "line 7"."""
+class SourceRow:
+    """A row of the input.
 
-    text: str
-    origin: str
-
-
-def prompts_from_flags(texts: Sequence[str]) -> list[SourcePrompt]:
-    """The texts of repeated --prompt flags."""
-    return [SourcePrompt(text, f"--prompt {number}") for number, text in enumerate(texts, start=1)]
-
-
-def prompts_from_file(name: str, stdin: BinaryIO | None = None) -> list[SourcePrompt]:
-    """One prompt per line of a UTF-8 text file, or of standard input for "-".
-
-    Blank lines and lines that begin with `#` are skipped. Raises `DataError` if the file is missing,
-    unreadable, not text, or holds no prompt.
+    number: from 1, over the whole source. origin: where it stands, in words for an error message, such as
+    "prompts.txt, line 7". columns: as they were found. problem: why it can't be read; "" if it can.
     """
-    source = "standard input" if name == STDIN else name
+
+    number: int
+    origin: str
+    columns: dict[str, Any] = field(default_factory=dict)
+    problem: str = ""
+
+
+class Source:
+    """Rows that can be read again and again. `name` is for messages."""
+
+    name: str
+
+    def rows(self) -> Iterator[SourceRow]:
+        """From the first row. Raises `DataError` if the source is missing, unreadable or vanishes."""
+        for number, (origin, columns, problem) in enumerate(self.raw_rows(), start=1):
+            yield SourceRow(number, origin, columns, problem)
+
+    def raw_rows(self) -> Iterator[RawRow]:
+        """As `rows`, not yet counted."""
+        raise NotImplementedError
+
+
+class FlagSource(Source):
+    """The texts of repeated --prompt flags, taken as they are."""
+
+    name = "--prompt"
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.texts = texts
+
+    def raw_rows(self) -> Iterator[RawRow]:
+        for number, text in enumerate(self.texts, start=1):
+            yield f"--prompt {number}", {"prompt": text}, ""
+
+
+class FileSource(Source):
+    """One or several files on one file system.
+
+    Args:
+        name: as the user gave it.
+        filesystem, paths: where the files are, in the order of reading.
+        input_format: one of `INPUT_FORMATS`, or None to go by each file's suffix; text where that says nothing.
+    """
+
+    def __init__(
+        self, name: str, filesystem: AbstractFileSystem, paths: Sequence[str], input_format: str | None
+    ) -> None:
+        self.name = name
+        self.filesystem = filesystem
+        self.paths = paths
+        self.input_format = input_format
+
+    def raw_rows(self) -> Iterator[RawRow]:
+        for path in self.paths:
+            shown = self.name if len(self.paths) == 1 else path
+            with (
+                told_as_data_error(shown),
+                self.filesystem.open(path, "rb", compression=_compression(path)) as file,
+            ):
+                yield from READERS[self.input_format or _format_of(path) or "text"](file, shown)
+
+
+def open_source(name: str, input_format: str | None = None, stdin: BinaryIO | None = None) -> Source:
+    """The source that --prompts names. Raises `DataError` if there is no such thing.
+
+    Args:
+        name: a file, a folder (its files of known suffixes, those in folders below too), a glob, each of them local
+            or an fsspec URL; "-" is standard input, which is copied to a temporary file first.
+        input_format: one of `INPUT_FORMATS`; None goes by the suffix, for standard input by the first character.
+    """
+    if name == STDIN:
+        return _StdinSource(stdin or sys.stdin.buffer, input_format)
+    import fsspec
+
+    with told_as_data_error(name):
+        filesystem, path = fsspec.core.url_to_fs(name)
+        if filesystem.isdir(path):
+            paths = [p for p in sorted(filesystem.find(path)) if input_format or _format_of(p)]
+            if not paths:
+                known = ", ".join(SUFFIXES)
+                raise DataError(f"{name}: cannot read prompts (a folder without files that end in {known})")
+        elif any(sign in path for sign in "*?[") and not filesystem.exists(path):
+            paths = [p for p in sorted(filesystem.glob(path)) if not filesystem.isdir(p)]
+            if not paths:
+                raise DataError(f"{name}: cannot read prompts (no file matches)")
+        else:
+            filesystem.info(path)
+            paths = [path]
+    return FileSource(name, filesystem, paths, input_format)
+
+
+@contextlib.contextmanager
+def told_as_data_error(source: str) -> Iterator[None]:
+    """What keeps a source from being read, as a `DataError` that names it; a reader's own one passes."""
     try:
-        data = (stdin or sys.stdin.buffer).read() if name == STDIN else Path(name).read_bytes()
-        text = data.decode("utf-8-sig")
+        yield
+    except DataError:
+        raise
+    except FileNotFoundError as error:
+        raise DataError(f"{source}: cannot read prompts (No such file)") from error
     except OSError as error:
         raise DataError(f"{source}: cannot read prompts ({error.strerror or error})") from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{source}: prompts must be UTF-8 text ({error.reason} at byte {error.start})"
-        ) from error
-    prompts = [
-        SourcePrompt(line.strip(), f"{source}, line {number}")
-        for number, line in enumerate(text.split("\n"), start=1)
-        if line.strip() and not line.lstrip().startswith("#")
-    ]
-    if not prompts:
-        raise DataError(f"{source}: holds no prompt (one per line; # begins a comment)")
-    return prompts
+    except (ImportError, ValueError) as error:  # a protocol or a compression that is unknown or not installed
+        raise DataError(f"{source}: cannot read prompts ({' '.join(str(error).split())})") from error
+
+
+class _StdinSource(Source):
+    """Standard input, kept in a temporary file: a job reads its input twice, first to check it."""
+
+    name = "standard input"
+
+    def __init__(self, stream: BinaryIO, input_format: str | None) -> None:
+        self.file = tempfile.TemporaryFile("w+b")  # noqa: SIM115 (it lives as long as this)
+        with told_as_data_error(self.name):
+            shutil.copyfileobj(stream, self.file)
+        self.input_format = input_format or self._sniff()
+
+    def raw_rows(self) -> Iterator[RawRow]:
+        self.file.seek(0)
+        with told_as_data_error(self.name):
+            yield from READERS[self.input_format](self.file, self.name)
+
+    def _sniff(self) -> str:
+        self.file.seek(0)
+        return "jsonl" if self.file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") else "text"
+
+
+def _compression(path: str) -> str | None:
+    return "infer" if path.endswith(COMPRESSED) else None
+
+
+def _format_of(path: str) -> str | None:
+    pure = Path(path)
+    if pure.suffix in COMPRESSED:
+        pure = pure.with_suffix("")
+    return SUFFIXES.get(pure.suffix.lower())

@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from v2flow_engine.errors import EngineDeadError, V2FlowError
 from v2flow_engine.generation.image_request import ImageRequest
@@ -38,12 +38,16 @@ class TokenResult:
 
 @dataclass(frozen=True)
 class FinishedImage:
-    """An image file's bytes, or why there are none. seconds: shares of both stages' batches, added."""
+    """An image file's bytes, or why there are none.
+
+    seconds: shares of both stages' batches, added; timings: apart, as "tokens" and "decoder".
+    """
 
     index: int
     image: bytes
     error: str
     seconds: float
+    timings: dict[str, float] = field(default_factory=dict)
 
 
 def make_tokens(
@@ -69,12 +73,12 @@ def make_images(
     requests: Sequence[ImageRequest],
     tokens: Sequence[TokenResult],
     image_format: str,
-    parameters: dict[str, object],
+    model: dict[str, Any],
 ) -> list[FinishedImage]:
     """visual_token_ids -> image files with metadata; rows that failed before pass through.
 
     Args:
-        parameters: what goes into every picture's metadata beside prompt and seed; see `describe_parameters`.
+        model: what names the model in every picture's metadata, beside its own parameters.
     """
     start = time.perf_counter()
     usable = [(r, t) for r, t in zip(requests, tokens, strict=True) if not t.error]
@@ -87,6 +91,7 @@ def make_images(
         if isinstance(result, Exception):
             return result
         try:
+            parameters = model | request.parameters.to_dict()
             return encode_image(result, image_format, ImageMetadata(request.prompt, request.seed, parameters))
         except (ValueError, OSError) as error:
             return error
@@ -102,7 +107,8 @@ def _finished(
     request: ImageRequest, token: TokenResult, image: bytes | Exception | None, share: float
 ) -> FinishedImage:
     if isinstance(image, bytes):
-        return FinishedImage(request.index, image, "", token.seconds + share)
+        timings = {"tokens": token.seconds, "decoder": share}
+        return FinishedImage(request.index, image, "", token.seconds + share, timings)
     error = token.error if image is None else describe_error(image)
     return FinishedImage(request.index, b"", error, token.seconds)
 

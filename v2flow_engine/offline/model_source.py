@@ -1,0 +1,93 @@
+"""--model as a name, a folder or an fsspec URL -> a checked model folder on this machine.
+
+A remote folder is copied once into a cache, under a hash of what the store says of its files (names, sizes, checksums
+or times), so that a changed model is fetched anew and several processes of a machine share one copy.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from v2flow_engine.errors import ModelFolderError
+
+if TYPE_CHECKING:
+    from v2flow_engine.checkpoint import ModelFolder
+
+CACHE_VARIABLE = "V2FLOW_CACHE"
+
+
+def is_remote(model: str) -> bool:
+    """Whether the model is named by a URL."""
+    return "://" in model
+
+
+def open_model_anywhere(model: str) -> ModelFolder:
+    """As `checkpoint.open_model`, for URLs too. Raises `ModelFolderError`."""
+    from v2flow_engine.checkpoint import open_model
+
+    return open_model(fetch_model(model) if is_remote(model) else model)
+
+
+def cache_dir() -> Path:
+    """Where copies of remote models are: $V2FLOW_CACHE, or v2flow in the user's cache folder."""
+    named = os.environ.get(CACHE_VARIABLE)
+    return (
+        Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "v2flow"
+    )
+
+
+def fetch_model(url: str) -> Path:
+    """The local copy of a remote model folder, made if it is not there. Raises `ModelFolderError`."""
+    import fsspec
+
+    try:
+        filesystem, root = fsspec.core.url_to_fs(url)
+        files = {
+            name: info
+            for name, info in sorted(filesystem.find(root, detail=True).items())
+            if info.get("type") != "directory"
+        }
+    except (OSError, ImportError, ValueError) as error:
+        raise ModelFolderError(f"{url}: cannot be read ({' '.join(str(error).split())})") from error
+    if not files:
+        raise ModelFolderError(f"{url}: no such folder, or an empty one")
+    target = cache_dir() / "models" / _hash(filesystem, root, files)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not target.is_dir():
+                _copy(filesystem, root, files, target)
+    except OSError as error:
+        raise ModelFolderError(f"{url}: cannot be copied to {target} ({error.strerror or error})") from error
+    return target
+
+
+def _hash(filesystem: Any, root: str, files: dict[str, Any]) -> str:
+    digest = hashlib.sha256()
+    for name, info in files.items():
+        version = next(
+            (info[k] for k in ("ETag", "etag", "md5Hash", "checksum", "mtime", "created") if info.get(k)), ""
+        )
+        digest.update(f"{_below(root, name)}\0{info.get('size')}\0{version}\0".encode())
+    digest.update(str(filesystem.protocol).encode())
+    return digest.hexdigest()[:32]
+
+
+def _copy(filesystem: Any, root: str, files: dict[str, Any], target: Path) -> None:
+    building = target.with_suffix(".building")
+    shutil.rmtree(building, ignore_errors=True)
+    for name in files:
+        local = building / _below(root, name)
+        local.parent.mkdir(parents=True, exist_ok=True)
+        filesystem.get_file(name, str(local))
+    building.rename(target)
+
+
+def _below(root: str, name: str) -> str:
+    return name.removeprefix(root.rstrip("/")).lstrip("/")

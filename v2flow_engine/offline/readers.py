@@ -1,0 +1,148 @@
+"""An open file -> raw rows: (origin, columns, problem), one reader for each format.
+
+What is wrong with one row is that row's problem; what makes the rest of a file unreadable is a `DataError`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+from v2flow_engine.errors import DataError
+
+RawRow = tuple[str, dict[str, Any], str]
+PARQUET_ROWS = 1024
+MAX_MEMBER_BYTES = 2**20  # of a tar's .json and .txt members
+
+
+def read_text(file: BinaryIO, name: str) -> Iterator[RawRow]:
+    """A prompt per line, UTF-8. Blank lines and lines that begin with # are skipped."""
+    for number, line in enumerate(file, start=1):
+        origin = f"{name}, line {number}"
+        text, problem = _decoded(line, number)
+        if problem:
+            yield origin, {"prompt": line.decode("utf-8", "replace").strip()}, problem
+        elif text and not text.startswith("#"):
+            yield origin, {"prompt": text}, ""
+
+
+def read_jsonl(file: BinaryIO, name: str) -> Iterator[RawRow]:
+    """A JSON object per line; blank lines are skipped."""
+    for number, line in enumerate(file, start=1):
+        origin = f"{name}, line {number}"
+        text, problem = _decoded(line, number)
+        if not text and not problem:
+            continue
+        try:
+            value = None if problem else json.loads(text)
+        except ValueError as error:
+            problem = f"not a JSON object ({error})"
+        if problem:
+            yield origin, {"line": line.decode("utf-8", "replace").strip()}, problem
+        elif isinstance(value, dict):
+            yield origin, value, ""
+        else:
+            yield origin, {"line": text}, f"not a JSON object but {type(value).__name__}"
+
+
+def read_csv(file: BinaryIO, name: str) -> Iterator[RawRow]:
+    """A header, then a row per record; an empty field is an absent one."""
+    # What is not UTF-8 comes through as lone surrogates, which a prompt may not have.
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    reader = csv.DictReader(text, restkey="", restval="")
+    try:
+        for record in reader:
+            surplus = record.pop("", None)
+            columns = {key: value for key, value in record.items() if value != ""}
+            problem = ""
+            if isinstance(surplus, list):
+                problem = f"more fields than the header's {len(reader.fieldnames or [])}"
+            yield f"{name}, line {reader.line_num}", columns, problem
+    except csv.Error as error:
+        raise DataError(f"{name}, line {reader.line_num}: not CSV ({error})") from error
+    finally:
+        text.detach()
+
+
+def read_parquet(file: BinaryIO, name: str) -> Iterator[RawRow]:
+    """A row per row. Binary columns, such as pictures, are not read."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        parquet = pyarrow.parquet.ParquetFile(file)
+        binary = (pyarrow.types.is_binary, pyarrow.types.is_large_binary, pyarrow.types.is_fixed_size_binary)
+        wanted = [f.name for f in parquet.schema_arrow if not any(is_binary(f.type) for is_binary in binary)]
+        number = 0
+        for batch in parquet.iter_batches(batch_size=PARQUET_ROWS, columns=wanted):
+            for columns in batch.to_pylist():
+                number += 1
+                yield f"{name}, row {number}", {k: v for k, v in columns.items() if v is not None}, ""
+    except pyarrow.ArrowInvalid as error:
+        raise DataError(f"{name}: not a readable Parquet file ({' '.join(str(error).split())})") from error
+
+
+def read_webdataset(file: BinaryIO, name: str) -> Iterator[RawRow]:
+    """A row per sample of a tar: the object in KEY.json, the prompt in KEY.txt; other members are passed over.
+
+    A sample without either is a row without a prompt. The key is the column `__key__`.
+    """
+    key, columns, problem = None, {}, ""
+    try:
+        with tarfile.open(fileobj=file, mode="r|*") as tar:
+            for member in tar:
+                if not member.isfile():
+                    continue
+                folder, _, base = member.name.rpartition("/")
+                stem, _, suffix = base.partition(".")
+                member_key = f"{folder}/{stem}" if folder else stem
+                if member_key != key:
+                    if key is not None:
+                        yield f"{name}, sample {key}", columns, problem
+                    key, columns, problem = member_key, {"__key__": member_key}, ""
+                if suffix in ("json", "txt") and not problem:
+                    problem = _add_member(tar, member, suffix, columns)
+    except tarfile.TarError as error:
+        raise DataError(f"{name}: not a readable tar ({error})") from error
+    if key is not None:
+        yield f"{name}, sample {key}", columns, problem
+
+
+def _add_member(tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str, columns: dict[str, Any]) -> str:
+    """Put a member's content into the columns; returns what is wrong with it."""
+    if member.size > MAX_MEMBER_BYTES:
+        return f"{member.name} has {member.size} bytes, expected at most {MAX_MEMBER_BYTES}"
+    extracted = tar.extractfile(member)
+    data = extracted.read() if extracted is not None else b""
+    try:
+        if suffix == "txt":
+            columns.setdefault("prompt", data.decode("utf-8-sig").strip())
+            return ""
+        value = json.loads(data.decode("utf-8-sig"))
+    except ValueError as error:
+        return f"{member.name} cannot be read ({error})"
+    if not isinstance(value, dict):
+        return f"{member.name} holds no JSON object but {type(value).__name__}"
+    columns |= value
+    return ""
+
+
+def _decoded(line: bytes, number: int) -> tuple[str, str]:
+    """A line as text without what surrounds it, or why it is none."""
+    try:
+        return line.decode("utf-8-sig" if number == 1 else "utf-8").strip(), ""
+    except UnicodeDecodeError as error:
+        return "", f"prompts must be UTF-8 text ({error.reason} at byte {error.start} of the line)"
+
+
+READERS: dict[str, Callable[[BinaryIO, str], Iterator[RawRow]]] = {
+    "text": read_text,
+    "jsonl": read_jsonl,
+    "csv": read_csv,
+    "parquet": read_parquet,
+    "webdataset": read_webdataset,
+}

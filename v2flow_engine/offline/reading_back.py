@@ -1,0 +1,43 @@
+"""A folder that `v2flow generate` filled -> pictures and errors, read back from files and shards."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+from v2flow_engine.offline.manifest import ManifestEntry
+
+ERRORS = "errors.jsonl"
+
+
+def read_picture(directory: Path, entry: ManifestEntry) -> bytes:
+    """The bytes of a picture's image file, wherever it is."""
+    path = directory / entry.file
+    if entry.row is not None:
+        return _read_row(path, entry.row)
+    with path.open("rb") as file:
+        file.seek(entry.offset or 0)
+        return file.read(entry.bytes)
+
+
+def _read_row(path: Path, row: int) -> bytes:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            count = file.metadata.row_group(group).num_rows
+            if row < count:
+                return file.read_row_group(group, columns=["image"])["image"][row]["bytes"].as_py()
+            row -= count
+    raise IndexError(f"{path} has no row {row} behind its last one")
+
+
+def read_errors(directory: Path, most: int) -> list[dict[str, Any]]:
+    """The first lines of errors.jsonl; none if there is no such file."""
+    try:
+        with (directory / ERRORS).open(encoding="utf-8") as file:
+            return [json.loads(line) for line in itertools.islice(file, most) if line.endswith("\n")]
+    except FileNotFoundError:
+        return []
