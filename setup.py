@@ -24,7 +24,16 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["v2flow_engine*"]), *find_packages("plugins")],
     package_dir={"v2flow_vllm": "plugins/v2flow_vllm"},
-    package_data={"v2flow_engine": ["assets/**/*", "**/*.json", "**/*.yaml", "**/*.html", "**/*.txt"]},
+    package_data={
+        "v2flow_engine": [
+            "assets/**/*",
+            "**/*.json",
+            "**/*.yaml",
+            "**/*.html",
+            "**/*.txt",
+            "serving/playground/*",
+        ]
+    },
     entry_points={
         "console_scripts": ["v2flow = v2flow_engine.cli:main"],
         "vllm.general_plugins": ["v2flow = v2flow_vllm:register"],
@@ -54,6 +63,12 @@ setup(
             "uvicorn>=0.30",
         ],
         "train": ["resvg-py>=0.5", "torchmetrics>=1.9,<2", "webdataset>=1.0,<2"],
-        "dev": ["hypothesis>=6.100", "pytest>=9,<10", "pytest-timeout>=2.4", "ruff>=0.17,<0.18"],
+        "dev": [
+            "hypothesis>=6.100",
+            "pytest>=9,<10",
+            "pytest-timeout>=2.4",
+            "ruff>=0.17,<0.18",
+            "selenium>=4.40",
+        ],
     },
 )

@@ -13,6 +13,7 @@ from v2flow_engine import __version__
 from v2flow_engine.serving.errors import install_error_handlers
 from v2flow_engine.serving.middleware import BodyLimit, Guard, RequestContext
 from v2flow_engine.serving.openapi import describe
+from v2flow_engine.serving.playground import router as playground
 from v2flow_engine.serving.routes import chat, health, images, models
 from v2flow_engine.serving.server import Server
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from v2flow_engine.serving.backend import Backend
     from v2flow_engine.serving.settings import ServerSettings
 
-ROUTERS = (images.router, chat.router, models.router, health.router)
+ROUTERS = (images.router, chat.router, models.router, health.router, playground)
 
 
 def create_app(folder: ModelFolder, backend: Backend, settings: ServerSettings) -> FastAPI:
