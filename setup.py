@@ -58,6 +58,7 @@ setup(
         "cuda": [f"vllm{VLLM}", "xformers>=0.0.35"],
         "serve": [
             "fastapi>=0.133,<0.137",
+            "prometheus-client>=0.22",
             "python-multipart>=0.0.20",
             "ray[serve]>=2.60,<2.64",
             "uvicorn>=0.30",
