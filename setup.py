@@ -24,7 +24,16 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["v2flow_engine*"]), *find_packages("plugins")],
     package_dir={"v2flow_vllm": "plugins/v2flow_vllm"},
-    package_data={"v2flow_engine": ["assets/**/*", "**/*.json", "**/*.yaml", "**/*.html", "**/*.txt"]},
+    package_data={
+        "v2flow_engine": [
+            "assets/**/*",
+            "**/*.json",
+            "**/*.yaml",
+            "**/*.html",
+            "**/*.txt",
+            "serving/playground/*",
+        ]
+    },
     entry_points={
         "console_scripts": ["v2flow = v2flow_engine.cli:main"],
         "vllm.general_plugins": ["v2flow = v2flow_vllm:register"],
@@ -52,6 +61,7 @@ setup(
         "serve": [
             "fastapi>=0.133,<0.137",
             "h11>=0.16",
+            "prometheus-client>=0.22",
             "pydantic>=2.12,<3",
             "python-multipart>=0.0.20",
             "ray[serve]>=2.60,<2.64",
@@ -68,6 +78,7 @@ setup(
             "pytest>=9,<10",
             "ruff>=0.17,<0.18",
             "schemathesis>=4.32,<5",
+            "selenium>=4.40",
         ],
     },
 )

@@ -11,8 +11,11 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from v2flow_engine import __version__
 from v2flow_engine.serving.errors import install_error_handlers
+from v2flow_engine.serving.metrics import CountRequests, Metrics
+from v2flow_engine.serving.metrics import router as metrics
 from v2flow_engine.serving.middleware import BodyLimit, Guard, RequestContext
 from v2flow_engine.serving.openapi import describe
+from v2flow_engine.serving.playground import router as playground
 from v2flow_engine.serving.routes import chat, health, images, models
 from v2flow_engine.serving.server import Server
 
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from v2flow_engine.serving.backend import Backend
     from v2flow_engine.serving.settings import ServerSettings
 
-ROUTERS = (images.router, chat.router, models.router, health.router)
+ROUTERS = (images.router, chat.router, models.router, health.router, playground, metrics)
 
 
 def create_app(folder: ModelFolder, backend: Backend, settings: ServerSettings) -> FastAPI:
@@ -34,6 +37,7 @@ def create_app(folder: ModelFolder, backend: Backend, settings: ServerSettings) 
 
     app = FastAPI(title="v2flow", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.server = Server(folder, backend, settings)
+    app.state.metrics = Metrics()
     for router in ROUTERS:
         app.include_router(router)
     install_error_handlers(app)
@@ -48,6 +52,7 @@ def create_app(folder: ModelFolder, backend: Backend, settings: ServerSettings) 
             allow_headers=["authorization", "content-type"],
             expose_headers=["x-request-id", "retry-after"],
         )
+    app.add_middleware(CountRequests, metrics=app.state.metrics)
     app.add_middleware(RequestContext)
     app.openapi = describe(app, folder, bool(settings.key_digests))
     return app

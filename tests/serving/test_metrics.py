@@ -1,0 +1,81 @@
+"""`/metrics`: real requests move the numbers they should, and the dashboard asks for nothing that is not there."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.serving.conftest import Live, all_quiet, until
+
+DASHBOARD = Path(__file__).parents[2] / "examples" / "deploy" / "grafana.json"
+GENERATE = "/v1/images/generations"
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def samples(http: httpx.Client) -> Samples:
+    answer = http.get("/metrics")
+    assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/plain")
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+def of(found: Samples, name: str, **labels: str) -> float:
+    return found.get((name, tuple(sorted(labels.items()))), 0.0)
+
+
+def requests(found: Samples, status: str) -> float:
+    return of(found, "v2flow_requests_total", route=GENERATE, method="POST", status=status)
+
+
+def test_requests_and_both_stages_are_counted(http: httpx.Client, live: Live) -> None:
+    all_quiet(live)
+    before = samples(http)
+    assert http.post(GENERATE, json={"prompt": "a circle", "n": 2}).status_code == 200
+    assert http.post(GENERATE, json={"prompt": 1}).status_code == 400
+    after = samples(http)
+    for status in ("200", "400"):
+        assert requests(after, status) - requests(before, status) == 1
+    count = "v2flow_request_seconds_count"
+    assert of(after, count, route=GENERATE) - of(before, count, route=GENERATE) == 2
+    for stage in ("token", "decoder"):
+        finished = "v2flow_stage_finished_total"
+        assert of(after, finished, stage=stage) - of(before, finished, stage=stage) == 2
+        assert of(after, "v2flow_stage_in_flight", stage=stage) == 0
+    assert of(after, "v2flow_stages_up") == 1
+
+
+def test_a_caller_who_left_is_counted_as_cancelled(http: httpx.Client, live: Live) -> None:
+    before = samples(http)
+    asked = {"prompt": "a circle", "n": 10, "rounds": 16, "stream": True, "partial_images": 1}
+    with http.stream("POST", GENERATE, json=asked) as answer:
+        next(answer.iter_lines())
+    all_quiet(live)
+
+    def cancelled(found: Samples) -> float:
+        return sum(of(found, "v2flow_stage_cancelled_total", stage=each) for each in ("token", "decoder"))
+
+    until(lambda: cancelled(samples(http)) > cancelled(before))
+
+
+def test_addresses_do_not_become_labels(http: httpx.Client) -> None:
+    http.get("/no/such/place-12345")
+    http.get("/v1/images/files/" + "x" * 43 + ".png")
+    text = http.get("/metrics").text
+    assert "place-12345" not in text and "xxxx" not in text
+
+
+def test_the_dashboard_asks_for_what_is_exported(http: httpx.Client) -> None:
+    http.post(GENERATE, json={"prompt": "a circle"})
+    exported = {name for name, _ in samples(http)}
+    panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
+    asked = {name for panel in panels for target in panel["targets"]
+             for name in re.findall(r"v2flow_\w+", target["expr"])}  # fmt: skip
+    assert len(asked) >= 8
+    assert asked <= exported
