@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from v2flow_engine.checkpoint import ModelFolder
-from v2flow_engine.decoding.decoder import Decoder
+from v2flow_engine.decoding.engine.decoder_engine import DecoderEngine
 from v2flow_engine.errors import DataError
 from v2flow_engine.planning.decoder_cost import DecoderShape
 from v2flow_engine.planning.hardware import Device, Hardware, Rates
@@ -147,10 +147,11 @@ def time_decoder(folder: ModelFolder, device: str, shape: DecoderShape, repeats:
     """Decode a batch of random codes; the run with the median time counts."""
     from v2flow_engine.images import ImageMetadata, encode_image
 
-    decoder = Decoder.from_folder(folder, device)
-    transformer = _Timed(decoder.tokenizer.masked_transformer.forward, device)
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    decoder = DecoderEngine.from_folder(folder, device, dtype)
+    transformer = _Timed(decoder.model.transformer._forward, device)
     autoencoder = _Timed(decoder.autoencoder.decode, device)
-    decoder.tokenizer.masked_transformer.forward = transformer  # type: ignore[method-assign]
+    decoder.model.transformer._forward = transformer  # type: ignore[method-assign]
     decoder.autoencoder.decode = autoencoder  # type: ignore[method-assign]
     requests = _decode_requests(folder, shape)
     runs, pictures = [], []
@@ -189,7 +190,7 @@ def _decode_requests(folder: ModelFolder, shape: DecoderShape) -> list[Any]:
             temperature=folder.defaults.decoder_temperature,
             solver=shape.solver,
         )
-        for seed in range(DECODER_BATCH)
+        for seed in range(2 * DECODER_BATCH)
     ]
 
 

@@ -1,7 +1,7 @@
 """A visual tokenizer's config, rounds, steps and guidance -> the work of decoding one image, by part.
 
-Counts what `decoding.decoder.Decoder`, the plain sampler, computes, and so what `v2flow generate` does. Knows nothing
-of weights or of hardware.
+Counts what the decoder engine computes (docs/decoder.md says what it leaves out), and for a model without a flow what
+the plain decoder does. What it computes once for many images is left out. Knows nothing of weights or of hardware.
 """
 
 from __future__ import annotations
@@ -78,33 +78,49 @@ class DecoderShape:
 
     def work(self) -> dict[str, Work]:
         """The work of one image: masked transformer, velocity net, autoencoder."""
-        config = self.tokenizer
-        transformer = _projector(config, self.num_visual_tokens)
-        velocity = Work()
-        guided = self.guidance != 1.0
-        both = 2 if guided and config.flow.unconditional == "transformer" else 1
-        for known, chosen in self._rounds():
-            transformer += _pass(config, self.num_visual_tokens, self.num_positions, known) * both
-            velocity += _velocity(config, chosen) * (self._evaluations() * (2 if guided else 1))
+        transformer, velocity = self._flow() if self._has_flow else self._regression()
         return {
-            "masked transformer": transformer,
+            "masked transformer": _projector(self.tokenizer, self.num_visual_tokens) + transformer,
             "velocity net": velocity,
             "autoencoder": autoencoder_work(self.autoencoder, self.latent_grid),
         }
 
-    def _evaluations(self) -> int:
-        """Of the field in a round."""
-        if self.tokenizer.flow.method == "regression":
-            return 1
-        return EVALUATIONS[self.solver] * self.flow_steps
+    @property
+    def _has_flow(self) -> bool:
+        return self.tokenizer.flow.method != "regression"
+
+    def _flow(self) -> tuple[Work, Work]:
+        """Masked transformer and velocity net over all rounds."""
+        config, tokens, positions = self.tokenizer, self.num_visual_tokens, self.num_positions
+        transformer, velocity = Work(), Work()
+        evaluations = EVALUATIONS[self.solver] * self.flow_steps
+        guided = self.guidance != 1.0
+        twice = guided and config.flow.unconditional == "transformer"
+        for known, chosen in self._rounds():
+            # While nothing is known, the unconditional half is the same for all images.
+            passes = 2 if twice and known else 1
+            transformer += _pass(config, tokens, positions, known, chosen) * passes
+            transformer += linear(chosen, config.token_channels, config.width)  # what is known from now on
+            velocity += linear(chosen, config.width, config.velocity_width) * (2 if twice else 1)
+            velocity += _evaluation(config, chosen, guided, twice) * evaluations
+        return transformer, velocity
+
+    def _regression(self) -> tuple[Work, Work]:
+        """One round, of all positions."""
+        config, tokens, positions = self.tokenizer, self.num_visual_tokens, self.num_positions
+        passes = 2 if self.guidance != 1.0 and config.flow.unconditional == "transformer" else 1
+        blocks = _block(config.width, tokens, tokens) * config.encoder_depth
+        blocks += _block(config.width, tokens + positions, tokens + positions) * config.decoder_depth
+        transformer = (blocks + linear(tokens, config.width, config.width)) * passes
+        head = linear(positions, config.width, config.token_channels)
+        return transformer, head * (2 if self.guidance != 1.0 else 1)
 
     def _rounds(self) -> Iterator[tuple[int, int]]:
         """(positions known before a round, positions drawn in it)."""
         from v2flow_engine.decoding.schedule import mask_lengths  # loads torch
 
-        rounds = 1 if self.tokenizer.flow.method == "regression" else self.rounds
         before = self.num_positions
-        for after in mask_lengths(self.num_positions, rounds):
+        for after in mask_lengths(self.num_positions, self.rounds):
             yield self.num_positions - before, before - after
             before = after
 
@@ -116,7 +132,7 @@ class DecoderShape:
         return (
             blocks
             + inner.weights
-            + _velocity(config, 1).weights
+            + _velocity_parameters(config)
             + _projector(config, 1).weights
             + config.codebook_size * config.code_dim
             + autoencoder_parameters(self.autoencoder)
@@ -128,39 +144,58 @@ def _projector(config: VisualTokenizerConfig, rows: int) -> Work:
     return first + linear(rows, config.width, config.width) * (config.projector_depth - 1)
 
 
-def _pass(config: VisualTokenizerConfig, tokens: int, positions: int, known: int) -> Work:
-    """One pass of the masked transformer: the encoder sees what is known, the decoder all positions."""
-    width = config.width
-    return (
-        linear(known, config.token_channels, width)
-        + _block(width, tokens + known, tokens + known) * config.encoder_depth
+def _pass(config: VisualTokenizerConfig, tokens: int, positions: int, known: int, chosen: int) -> Work:
+    """One pass of the masked transformer: the encoder sees what is known, the decoder all positions.
+
+    The last block computes keys and values of all rows, all else for the chosen ones alone.
+    """
+    width, rows = config.width, tokens + positions
+    work = (
+        _block(width, tokens + known, tokens + known) * config.encoder_depth
         + linear(tokens + known, width, width)
-        + _block(width, tokens + positions, tokens + positions) * config.decoder_depth
+        + _block(width, rows, rows) * max(0, config.decoder_depth - 1)
     )
+    if not config.decoder_depth:
+        return work
+    last = linear(rows, width, 2 * width) + linear(chosen, width, width) + attention(chosen, rows, width)
+    return work + last + _behind_attention(width, chosen)
 
 
 def _block(width: int, queries: int, keys: int) -> Work:
     return (
         linear(queries, width, 3 * width)
         + attention(queries, keys, width)
-        + linear(queries, width, width)
-        + linear(queries, width, MLP_RATIO * width)
-        + linear(queries, MLP_RATIO * width, width)
+        + _behind_attention(width, queries)
     )
 
 
-def _velocity(config: VisualTokenizerConfig, rows: int) -> Work:
-    """One evaluation for `rows` positions."""
-    width, channels = config.velocity_width, config.token_channels
-    if config.flow.method == "regression":
-        return linear(rows, config.width, channels)
-    block = linear(rows, width, 3 * width) + linear(rows, width, width) * 2
+def _behind_attention(width: int, rows: int) -> Work:
     return (
-        linear(rows, FREQUENCIES, width)
-        + linear(rows, width, width)
-        + linear(rows, config.width, width)
-        + linear(rows, channels, width)
-        + block * config.velocity_depth
-        + linear(rows, width, 2 * width)
-        + linear(rows, width, channels)
+        linear(rows, width, width)
+        + linear(rows, width, MLP_RATIO * width)
+        + linear(rows, MLP_RATIO * width, width)
     )
+
+
+def _evaluation(config: VisualTokenizerConfig, rows: int, guided: bool, twice: bool) -> Work:
+    """One evaluation of the velocity net for `rows` positions.
+
+    Both halves of guidance share what x_t gives. Under a null vector its modulations are computed once.
+    """
+    width, channels = config.velocity_width, config.token_channels
+    both = 2 * rows if guided else rows
+    modulated = 2 * rows if twice else rows
+    return (
+        linear(rows, channels, width)
+        + linear(modulated, width, (3 * config.velocity_depth + 2) * width)
+        + linear(both, width, width) * (2 * config.velocity_depth)
+        + linear(both, width, channels)
+    )
+
+
+def _velocity_parameters(config: VisualTokenizerConfig) -> float:
+    width = config.velocity_width
+    if config.flow.method == "regression":
+        return linear(1, config.width, config.token_channels).weights
+    once = linear(1, FREQUENCIES, width) + linear(1, width, width) + linear(1, config.width, width)
+    return once.weights + _evaluation(config, 1, False, False).weights

@@ -13,7 +13,7 @@ from v2flow_engine.planning.decoder_cost import DecoderShape
 from v2flow_engine.planning.hardware import Device
 from v2flow_engine.planning.llm_cost import LlmShape
 
-DECODER_BATCH = 32  # images that `decoding.decoder.Decoder` decodes at once
+DECODER_BATCH = 16  # images that the decoder's autoencoder decodes at once
 RATE_OF_PART = {
     "masked transformer": "transformer",
     "velocity net": "velocity",
@@ -82,9 +82,9 @@ def token_stage(shape: LlmShape, device: Device, work: TokenWork, reserved: floa
     memory_for = math.floor((hardware.memory * work.memory_share - weights - reserved) / kv_image)
     if memory_for < 1:
         raise RequestError(
-            f"{hardware.name} has {hardware.memory / 1e9:.0f} GB, of which {work.memory_share:.0%} may be used: the "
-            f"LLM's weights take {weights / 1e9:.1f} GB, the KV cache of one image {kv_image / 1e9:.2f} GB and the rest "
-            f"{reserved / 1e9:.1f} GB; LLMs over several GPUs are not planned here"
+            f"{hardware.name} has {hardware.memory / 1e9:.0f} GB, of which {work.memory_share:.0%} may be used: "
+            f"the LLM's weights take {weights / 1e9:.1f} GB, the KV cache of one image {kv_image / 1e9:.2f} GB and "
+            f"the rest {reserved / 1e9:.1f} GB; LLMs over several GPUs are not planned here"
         )
     in_flight = min(memory_for, work.max_in_flight)
     context = work.prompt_tokens + work.visual_tokens / 2  # the mean over the steps
@@ -117,8 +117,8 @@ def decoder_stage(shape: DecoderShape, device: Device, memory_share: float) -> D
     batch = min(DECODER_BATCH, math.floor((hardware.memory * memory_share - weights) / image))
     if batch < 1:
         raise RequestError(
-            f"{memory_share:.0%} of {hardware.name}'s {hardware.memory / 1e9:.0f} GB does not hold the decoder: weights "
-            f"{weights / 1e9:.1f} GB, an image {image / 1e9:.1f} GB"
+            f"{memory_share:.0%} of {hardware.name}'s {hardware.memory / 1e9:.0f} GB does not hold the decoder: "
+            f"weights {weights / 1e9:.1f} GB, an image {image / 1e9:.1f} GB"
         )
     work = shape.work()
     parts = {
