@@ -31,6 +31,7 @@ RANKS = {
     "evaluation": 4,
     "converting": 5,
     "tokenizing": 5,
+    "planning": 5,
 }
 IMPORT_ALL = """
 import importlib, json, sys

@@ -67,6 +67,10 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
         "v2flow_engine.evaluation.tokenizers_command",
         "several tokenizers on the same pictures: PSNR, SSIM, FID, codebook, the LLM's loss",
     ),
+    ("plan",): (
+        "v2flow_engine.planning.command",
+        "how many GPUs a large job takes, and how long; or calibrate this machine",
+    ),
     ("parity",): ("v2flow_engine.evaluation.parity_command", "compare with what the reference computed"),
     ("info",): ("v2flow_engine.info", "versions, device and the models at hand"),
 }
