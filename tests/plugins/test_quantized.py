@@ -18,11 +18,14 @@ vllm = pytest.importorskip("vllm")
 
 SCALE = 3.0
 DTYPES = {"gptq": "bfloat16", "awq": "bfloat16", "compressed-tensors": "float32", "fp8": "bfloat16"}
-# How far log-probabilities may be off: arithmetic in float32, and for the last two activations in 8 bits as well
-MOST = {"gptq": 1e-2, "awq": 1e-2, "compressed-tensors": 0.3, "fp8": 1.0}
+# Mean distance of log-probabilities allowed: 16 bits on the way, or activations in 8 bits as well
+MOST = {"gptq": 0.2, "awq": 0.2, "compressed-tensors": 0.2, "fp8": 1.0}
+ON_GPU_ONLY = ("fp8",)  # the CPU build has no kernel that scales to float8
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[pytest.mark.gpu] if k in ON_GPU_ONLY else []) for k in KINDS]
+)
 def test_guided_log_probabilities(tiny: SimpleNamespace, tmp_path: Path, kind: str) -> None:
     folder = quantize(tiny.folder, tmp_path / kind, kind)
     first, size, prompt = tiny.vocabulary.visual_offset, tiny.vocabulary.codebook_size, tiny.prompts[1]
@@ -54,5 +57,5 @@ def test_guided_log_probabilities(tiny: SimpleNamespace, tmp_path: Path, kind: s
             uncond = reference.visual_logits(tiny.vocabulary.unconditional_ids(known))
             expected = (uncond + SCALE * (cond - uncond)).log_softmax(dim=-1)
             differences.append(float((got - expected).abs().mean()))
-    print(kind, method, max(off), max(plain_off))
     assert max(off) < MOST[kind]
+    assert max(off) < max(plain_off)  # nearer to these weights than to those before quantising

@@ -1,6 +1,6 @@
 """vLLM's own server on MODEL/llm, without an option of ours: token ids in, token ids out, guided as each asks.
 
-One real server, whose model is split over two processes (tensor parallelism): its tokens are the two-pass loop's.
+One real server; its tokens are the two-pass loop's. V2FLOW_TEST_TENSOR_PARALLEL=2 splits its model over two processes.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ SCALES = (3.0, 1.0, 6.0, 2.0)
 NUM_TOKENS = 24
 START_S = 400.0
 CORES = sorted(os.sched_getaffinity(0))
+PROCESSES = int(os.environ.get("V2FLOW_TEST_TENSOR_PARALLEL", "1"))
 
 
 @pytest.fixture(scope="module")
 def url(tiny: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server of the tiny LLM."""
-    if len(CORES) < 2:
-        pytest.skip("vLLM binds each of the two processes to a core of its own")
+    if len(CORES) < PROCESSES:
+        pytest.skip("vLLM binds each process to cores of its own")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -50,10 +51,10 @@ def url(tiny: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Iter
         "--dtype",
         "float32",
     ]
-    options += ["--enforce-eager", "--tensor-parallel-size", "2", "--max-num-seqs", "4"]
+    options += ["--enforce-eager", "--tensor-parallel-size", str(PROCESSES), "--max-num-seqs", "4"]
     environment = os.environ | {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": f"{CORES[0]}|{CORES[1]}",
+        "VLLM_CPU_OMP_THREADS_BIND": "|".join(str(core) for core in CORES[:PROCESSES]),
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_LOGGING_LEVEL": "INFO",
         "VLLM_HOST_IP": "127.0.0.1",
