@@ -156,5 +156,5 @@ def test_model_without_its_processor_refuses_to_start(tiny: SimpleNamespace, eng
     """Scales that nobody writes are an error on the first logits, not guidance that is silently off."""
     from v2flow_vllm.scales import RowScales
 
-    with pytest.raises(RuntimeError, match="engine_kwargs"):
+    with pytest.raises(RuntimeError, match="do not reach this model"):
         RowScales().first(1)
