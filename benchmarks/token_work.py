@@ -9,39 +9,18 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from v2flow_engine.checkpoint import ModelFolder, open_model
 from v2flow_engine.config import GenerationDefaults, ModelConfig, to_dict
 from v2flow_engine.errors import RequestError
 from v2flow_engine.llm_config import ARCHITECTURES
+from v2flow_engine.planning.presets import LLMS
 from v2flow_engine.vocabulary import VisualVocabulary
 
 PROMPTS = Path(__file__).resolve().parents[1] / "examples" / "prompts.txt"
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 CODEBOOK_SIZE, SIZE, GRID = 16384, "256x256", [16, 16]
-SHAPES: dict[str, dict[str, Any]] = {
-    "llama-2-7b": {
-        "model_type": "llama",
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 32,
-        "vocab_size": 32000,
-        "bos_token_id": 1,
-    },
-    "phi-3-mini": {
-        "model_type": "phi3",
-        "hidden_size": 3072,
-        "intermediate_size": 8192,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 32,
-        "vocab_size": 32064,
-        "bos_token_id": 1,
-    },
-}
+SHAPES = {name: LLMS[name] | {"bos_token_id": 1} for name in ("llama-2-7b", "phi-3-mini")}
 
 
 @dataclass(frozen=True)
@@ -84,7 +63,7 @@ def random_model(shape: str, path: Path) -> ModelFolder:
     """Write the llm/config.json of a known size with visual tokens. Raises `RequestError` for an unknown one."""
     if shape not in SHAPES:
         raise RequestError(f"unknown shape {shape!r}; there are {', '.join(SHAPES)}")
-    values = SHAPES[shape] | {"max_position_embeddings": 4096, "tie_word_embeddings": False}
+    values = SHAPES[shape] | {"tie_word_embeddings": False}
     text = values["vocab_size"]
     vocabulary = VisualVocabulary(
         text_vocab_size=text,

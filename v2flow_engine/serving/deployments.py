@@ -53,10 +53,6 @@ class TokenGeneratorReplica:
         if self.worker.over:
             raise RuntimeError("the token engine is gone")
 
-    async def break_engine(self) -> None:
-        """For tests of what happens then: end this replica as a dead engine would."""
-        _end_process(RuntimeError("asked to"))
-
 
 class DecoderReplica:
     """One decoder engine, which also encodes."""
@@ -89,10 +85,6 @@ class DecoderReplica:
         """Serve asks this now and then, and replaces the replica if it raises."""
         if self.worker.over:
             raise RuntimeError("the decoder engine is gone")
-
-    async def break_engine(self) -> None:
-        """For tests of what happens then: end this replica as a dead engine would."""
-        _end_process(RuntimeError("asked to"))
 
 
 class IngressReplica:
