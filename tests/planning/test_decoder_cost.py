@@ -64,7 +64,7 @@ def test_the_decoder_is_counted_as_torch_counts_it(
         decoder.limits, folder.config.default_size, 2, shape.rounds, shape.flow_steps, guidance
     )
     decoder.decode(requests)  # what is computed once for all images
-    counted = count_flops(decoder, requests)
+    counted = count_flops(decoder, decoder.decode, requests)
     work = shape.work()
     assert {name: each.flops for name, each in work.items()} == {name: counted[name] for name in work}
 
@@ -75,9 +75,15 @@ def test_smaller_pictures_other_rounds_and_two_evaluations_a_step(tiny: Tokenize
     small = make_requests(decoder.limits, "32x64", 2, 3, 2, 1.0)
     decoder.decode([*whole, *small])
     shape = shape_of(tiny, rounds=3, flow_steps=2)
-    assert sum(each.flops for each in shape.work().values()) == count_flops(decoder, whole)["all"]
+    assert (
+        sum(each.flops for each in shape.work().values())
+        == count_flops(decoder, decoder.decode, whole)["all"]
+    )
     shape = shape_of(tiny, grid=(4, 2), rounds=3, flow_steps=2)
-    assert sum(each.flops for each in shape.work().values()) == count_flops(decoder, small)["all"]
+    assert (
+        sum(each.flops for each in shape.work().values())
+        == count_flops(decoder, decoder.decode, small)["all"]
+    )
     heun = shape_of(tiny, solver="heun", flow_steps=2).work()
     assert heun == shape_of(tiny, solver="euler", flow_steps=4).work()
 

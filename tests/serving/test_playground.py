@@ -8,6 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from tests.serving.browser import chromium
@@ -104,7 +105,9 @@ def test_a_picture_appears_in_its_stages_and_is_the_one_of_its_seed(page: Page, 
     for number, data in enumerate(answer["data"], start=1):
         shown = opened(page.picture(f"#now li:nth-child({number}) img"))
         sent = opened(data["b64_json"])
-        assert shown.convert("RGB").tobytes() == sent.convert("RGB").tobytes()
+        # One value apart at most: sums round another way among other images (docs/decoder.md).
+        shown, sent = (np.asarray(each.convert("RGB"), dtype=np.int16) for each in (shown, sent))
+        assert np.abs(shown - sent).max() <= 1
     assert page.browser.get_log("browser") == []
 
 
