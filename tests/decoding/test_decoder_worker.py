@@ -160,3 +160,19 @@ def test_an_engine_that_does_not_start_refuses_everything(tmp_path: Path) -> Non
     with pytest.raises(EngineDeadError, match="no such device"):
         worker.decode(request(0))
     worker.close()
+
+
+def test_several_threads_may_load_at_once(folder: TokenizerFolder) -> None:
+    """Diffusers' loader can change what other threads' modules are made of."""
+    loaded: list[DecoderEngine] = []
+
+    def load() -> None:
+        loaded.append(DecoderEngine.from_folder(folder))
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT)
+    assert len(loaded) == 4
+    assert len({engine.decode([request(1)])[0].tobytes() for engine in loaded}) == 1

@@ -40,7 +40,10 @@ class Autoencoder(nn.Module):
         """Load a diffusers folder (config.json + safetensors) in eval mode; raises `ModelFolderError`."""
         load_json(folder / "config.json")
         try:
-            net = AutoencoderDC.from_pretrained(str(folder), use_safetensors=True, local_files_only=True)
+            # Saving memory, diffusers would put the modules that other threads make meanwhile on the meta device.
+            net = AutoencoderDC.from_pretrained(
+                str(folder), use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
+            )
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelFolderError(f"{folder}: not a readable AutoencoderDC folder ({error})") from error
         return cls(net).to(device=device, dtype=dtype).eval()
