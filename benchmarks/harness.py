@@ -5,15 +5,14 @@ Knows nothing of what is measured.
 
 from __future__ import annotations
 
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
 
 from benchmarks.decoder_counts import matmul_rate, synchronize
+from v2flow_engine.evaluation.report import cpu_model
 
 __all__ = ["machine", "matmul_rate", "memory_rate", "synchronize", "take_turns"]
 
@@ -49,17 +48,7 @@ def machine(device: str) -> dict[str, str | int]:
     """What it ran on."""
     cuda = torch.device(device).type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(device) if cuda else _processor(),
+        "device": torch.cuda.get_device_name(device) if cuda else cpu_model(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
-    return names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
