@@ -5,8 +5,9 @@
 
 Prints tokens/s by images in flight, as ratios to transformers of the same kind (writers take turns; medians), and how
 much of the machine that is: operations as a share of its rate of matrix products, bytes as a share of its rate of
-copies. First all writers write the same images greedily, and the share of equal tokens is told. The last line is one
-JSON document. Loading is not in the times.
+copies. On a CPU "one a core" is an engine for each thread, pinned, which share the images. First all writers write the
+same images greedily, and the share of equal tokens is told. The last line is one JSON document. Loading is not in the
+times.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if __name__ == "__main__":  # the checkout that this file is in
 
 from benchmarks.harness import machine, matmul_rate, memory_rate
 from benchmarks.token_work import SHAPES, TokenWork, cost_of, prompts_of, random_model, random_prompts
-from benchmarks.token_writers import Writer, WriterProcess
+from benchmarks.token_writers import Writer, WriterProcesses
 from v2flow_engine.checkpoint import ModelFolder, open_model
 from v2flow_engine.errors import RequestError, V2FlowError
 from v2flow_engine.guidance import UNGUIDED
@@ -35,11 +36,19 @@ GUIDED, PLAIN = "transformers, guided", "transformers, unguided"
 ROWS = {
     # name: (writer, guided, requests per image, compared with)
     "plugin, guided": ("guided", True, 1, GUIDED),
+    "plugin, guided, compiled": ("compiled", True, 1, GUIDED),
+    "plugin, guided, compiled, one a core": ("compiled, one a core", True, 1, GUIDED),
     "plugin, guided, scale 1": ("guided", False, 1, PLAIN),
     "plugin, unguided": ("unguided", False, 1, PLAIN),
     "plugin, unguided, two requests": ("unguided", False, 2, GUIDED),
     GUIDED: ("transformers", True, 1, GUIDED),
+    "transformers, guided, one a core": ("transformers, one a core", True, 1, GUIDED),
     PLAIN: ("transformers", False, 1, PLAIN),
+}
+ON_A_CPU = {
+    "plugin, guided, compiled",
+    "plugin, guided, compiled, one a core",
+    "transformers, guided, one a core",
 }
 AGREEMENT_IMAGES = 8
 
@@ -56,7 +65,11 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--temperature", type=float, help="default: the model's")
     options.add_argument("--top-k", type=int, help="default: the model's")
     options.add_argument(
-        "--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help="of the table"
+        "--rows",
+        nargs="+",
+        choices=ROWS,
+        metavar="ROW",
+        help="of the table; default: all that mean anything here",
     )
     return options
 
@@ -81,6 +94,8 @@ def run(args: argparse.Namespace, scratch: Path) -> dict:
         raise RequestError("--images and --repeats must be positive")
     folder = random_model(args.shape, scratch) if args.shape else open_model(args.model)
     work = work_of(args, folder)
+    # a GPU's engines are compiled anyway, and one is enough
+    args.rows = args.rows or [row for row in ROWS if work.device == "cpu" or row not in ON_A_CPU]
     rates = {
         "flops_per_second": matmul_rate(work.device, getattr(torch, work.dtype)),
         "bytes_per_second": memory_rate(work.device),
@@ -123,19 +138,22 @@ def work_of(args: argparse.Namespace, folder: ModelFolder) -> TokenWork:
     )
 
 
-def start_writers(args: argparse.Namespace, work: TokenWork) -> dict[str, WriterProcess]:
+def start_writers(args: argparse.Namespace, work: TokenWork) -> dict[str, WriterProcesses]:
     """Those that the rows need."""
-    most = max(args.images)
+    most, threads = max(args.images), torch.get_num_threads()
     kinds = {
         "guided": Writer("vllm", guided=True, most=most),
+        "compiled": Writer("vllm", guided=True, most=most, compiled=True),
+        "compiled, one a core": Writer("vllm", guided=True, most=most, compiled=True, processes=threads),
         "unguided": Writer("vllm", guided=False, most=2 * most),
         "transformers": Writer("transformers"),
+        "transformers, one a core": Writer("transformers", processes=threads),
     }
     needed = dict.fromkeys(ROWS[row][0] for row in args.rows)
-    return {name: WriterProcess(kinds[name], work, torch.get_num_threads()) for name in needed}
+    return {name: WriterProcesses(kinds[name], work, threads) for name in needed}
 
 
-def agree(writers: dict[str, WriterProcess], work: TokenWork) -> dict[str, float]:
+def agree(writers: dict[str, WriterProcesses], work: TokenWork) -> dict[str, float]:
     """Share of greedy tokens that equal transformers', guided and not, where both writers run."""
     found = {}
     for name, scale in (("guided", work.guidance_scale), ("unguided", 1.0)):
@@ -150,7 +168,7 @@ def agree(writers: dict[str, WriterProcess], work: TokenWork) -> dict[str, float
 
 
 def throughput(
-    writers: dict[str, WriterProcess], work: TokenWork, args: argparse.Namespace
+    writers: dict[str, WriterProcesses], work: TokenWork, args: argparse.Namespace
 ) -> dict[str, dict[str, float]]:
     """Tokens/s of images by row and images at once: the rows take turns, the first turn warms up."""
     speed: dict[str, dict[str, float]] = {row: {} for row in args.rows}

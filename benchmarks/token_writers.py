@@ -19,46 +19,73 @@ import torch
 
 from benchmarks.token_work import TokenWork
 
-Write = Callable[[int, int, float, float], list[list[int]]]
-"""(images, first seed, guidance scale, temperature) -> visual_token_ids of each."""
+Write = Callable[[range, int, float, float], list[list[int]]]
+"""(images' numbers, first seed, guidance scale, temperature) -> visual_token_ids of each."""
 
 
 @dataclass(frozen=True)
 class Writer:
-    """engine: "vllm" or "transformers". guided: of vLLM, the deployment. most: images at once."""
+    """engine: "vllm" or "transformers". guided, compiled: of vLLM, the deployment. most: images at once.
+
+    processes: engines that share the images and the processor's threads.
+    """
 
     engine: str
     guided: bool = True
     most: int = 64
+    compiled: bool = False
+    processes: int = 1
 
 
-class WriterProcess:
-    """A writer in a process of its own; `write` waits for it and says how long it wrote."""
+class WriterProcesses:
+    """A writer in processes of its own; `write` waits for them and says how long they wrote."""
 
     def __init__(self, writer: Writer, work: TokenWork, threads: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, writer, work, threads), daemon=True)
-        self._process.start()
-        theirs.close()
-        self._answer()
+        self._parts = [_Part(writer, work, number, threads) for number in range(writer.processes)]
+        for part in self._parts:
+            part.answer()
 
     def write(
         self, images: int, seed: int, scale: float, temperature: float
     ) -> tuple[list[list[int]], float]:
-        """visual_token_ids and seconds."""
-        self._pipe.send((images, seed, scale, temperature))
-        return self._answer()
+        """visual_token_ids, and seconds until the last of the processes was done."""
+        start = time.perf_counter()
+        for part in self._parts:
+            part.send((images, seed, scale, temperature))
+        written: list[list[int]] = [[]] * images
+        for number, part in enumerate(self._parts):
+            written[number :: len(self._parts)] = part.answer()
+        return written, time.perf_counter() - start
 
     def close(self) -> None:
-        """End the process."""
+        """End the processes."""
+        for part in self._parts:
+            part.close()
+
+
+class _Part:
+    """One of a writer's processes: it writes every so-manieth image."""
+
+    def __init__(self, writer: Writer, work: TokenWork, number: int, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(theirs, writer, work, number, threads), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+
+    def send(self, asked: tuple[int, int, float, float]) -> None:
+        self._pipe.send(asked)
+
+    def close(self) -> None:
         if self._process.is_alive():
             self._pipe.send(None)
         self._process.join(timeout=60)
         if self._process.is_alive():
             self._process.kill()
 
-    def _answer(self) -> Any:
+    def answer(self) -> Any:
         try:
             answer = self._pipe.recv()
         except EOFError:
@@ -68,22 +95,35 @@ class WriterProcess:
         return answer
 
 
-def _serve(pipe: Connection, writer: Writer, work: TokenWork, threads: int) -> None:
+def _serve(pipe: Connection, writer: Writer, work: TokenWork, number: int, threads: int) -> None:
     sys.stdout = sys.stderr  # the parent's standard output ends with the document
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if writer.processes > 1 and work.device == "cpu":
+        _take_share(number, writer.processes)
+        threads = max(1, threads // writer.processes)
     torch.set_num_threads(threads)
     try:
         write = (_vllm if writer.engine == "vllm" else _transformers)(writer, work)
         pipe.send(None)
         while (asked := pipe.recv()) is not None:
-            start = time.perf_counter()
-            written = write(*asked)
-            pipe.send((written, time.perf_counter() - start))
+            images, *rest = asked
+            numbers = range(number, images, writer.processes)
+            pipe.send(write(numbers, *rest) if numbers else [])
     except EOFError:  # the parent is gone
         return
     except Exception as error:
         pipe.send(f"{writer.engine}: {type(error).__name__}: {error}")
         raise
+
+
+def _take_share(number: int, processes: int) -> None:
+    """Keep this process to its share of the processor's cores, as an engine for each would be deployed."""
+    cores = sorted(os.sched_getaffinity(0))
+    share = cores[number * len(cores) // processes : (number + 1) * len(cores) // processes]
+    if share:
+        os.sched_setaffinity(0, share)
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, share))
+        os.environ["OMP_NUM_THREADS"] = str(len(share))
 
 
 def _vllm(writer: Writer, work: TokenWork) -> Write:
@@ -92,17 +132,20 @@ def _vllm(writer: Writer, work: TokenWork) -> Write:
     from v2flow_engine.generation.token_generator import TokenGenerator
 
     arguments = {"enable_prefix_caching": False} | ({"load_format": "dummy"} if work.random else {})
+    if writer.compiled:
+        arguments["enforce_eager"] = False
+    most = -(-writer.most // writer.processes)
     generator = TokenGenerator(
-        work.folder(), dtype=work.dtype, max_num_seqs=writer.most, guided=writer.guided, engine_args=arguments
+        work.folder(), dtype=work.dtype, max_num_seqs=most, guided=writer.guided, engine_args=arguments
     )
 
-    def write(images: int, seed: int, scale: float, temperature: float) -> list[list[int]]:
+    def write(images: range, seed: int, scale: float, temperature: float) -> list[list[int]]:
         return generator.generate(
             [
                 TokenRequest(
                     work.prompt(number), work.num_visual_tokens, seed + number, scale, temperature, work.top_k
                 )
-                for number in range(images)
+                for number in images
             ]
         )
 
@@ -125,11 +168,11 @@ def _transformers(writer: Writer, work: TokenWork) -> Write:
     others = [i for i in range(folder.llm_config["vocab_size"]) if i not in visual]
 
     @torch.inference_mode()
-    def write(images: int, seed: int, scale: float, temperature: float) -> list[list[int]]:
-        torch.manual_seed(seed)
-        prompts = [work.prompt(number) for number in range(images)]
+    def write(images: range, seed: int, scale: float, temperature: float) -> list[list[int]]:
+        torch.manual_seed(seed + images.start)
+        prompts = [work.prompt(number) for number in images]
         longest = max(map(len, prompts))
-        ids = torch.full((images, longest), vocabulary.null_id)
+        ids = torch.full((len(images), longest), vocabulary.null_id)
         mask = torch.zeros_like(ids)
         for row, prompt in enumerate(prompts):
             ids[row, longest - len(prompt) :] = torch.tensor(prompt)

@@ -40,8 +40,10 @@ def register(*, load: bool = False) -> None:
         return
     from vllm import ModelRegistry
 
+    from v2flow_vllm.cpu_norms import provide
     from v2flow_vllm.hook import install
 
+    provide()
     install(ARCHITECTURES)
     known = ModelRegistry.get_supported_archs()
     for architecture, location in ARCHITECTURES.items():

@@ -117,11 +117,15 @@ USED = (
         "guided.py, streams.py, logits_processor.py",
         attributes=(
             *("model_config", "scheduler_config", "speculative_config", "lora_config"),
-            "cache_config",
+            *("cache_config", "kernel_config"),
         ),
     ),
     Used("vllm.config:VllmConfig.use_v2_model_runner", "hook.py"),
-    Used("vllm.config:ModelConfig", "hook.py", attributes=("logits_processors", "hf_config")),
+    Used(
+        "vllm.config:ModelConfig",
+        "hook.py, cpu_norms.py",
+        attributes=("logits_processors", "hf_config", "enforce_eager"),
+    ),
     Used("vllm.model_executor.models.config:MODELS_CONFIG_MAP", "hook.py"),
     Used(
         "vllm.model_executor.models.config:VerifyAndUpdateConfig.verify_and_update_config",
@@ -179,7 +183,15 @@ USED = (
     Used("vllm.outputs:CompletionOutput", "token_generator.py", attributes=("token_ids",)),
     Used("vllm.exceptions:VLLMValidationError", "token_generator.py"),
 )
-NEWER = (  # where a release has them; without, forced tokens in the V2 runner are refused
+NEWER = (  # where a release has them; without, forced tokens in the V2 runner are refused, and norms stay as they are
+    Used(
+        "vllm.ir.op:IrOp.register_impl", "cpu_norms.py", ("provider", "supported", "supports_args", "inplace")
+    ),
+    Used(
+        "vllm.config.kernel:IrOpPriorityConfig",
+        "cpu_norms.py",
+        attributes=("rms_norm", "fused_add_rms_norm"),
+    ),
     Used(
         f"{V2}.sample.logits_processor:LogitsProcessor.add_request",
         "forced.py",
