@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import platform
 import resource
 import statistics
 import sys
@@ -28,7 +27,7 @@ if __name__ == "__main__":  # the checkout that this file is in
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.decoder_arrivals import arrivals
-from benchmarks.decoder_counts import autoencoder_flops, count_flops, matmul_rate, synchronize
+from benchmarks.decoder_counts import autoencoder_flops, count_flops
 from benchmarks.decoder_presets import PRESETS, ROUNDS, load_preset
 from benchmarks.decoder_reference import reference_sampling
 from benchmarks.decoder_table import table
@@ -40,11 +39,13 @@ from benchmarks.decoder_work import (
     make_requests,
     mixed_requests,
 )
+from benchmarks.harness import machine
 from v2flow_engine.checkpoint import open_tokenizer
 from v2flow_engine.decoding.engine.settings import ATTENTION, EngineSettings
 from v2flow_engine.decoding.limits import Limits
 from v2flow_engine.decoding.request import DecodeRequest
 from v2flow_engine.errors import RequestError, V2FlowError
+from v2flow_engine.planning.device_rates import matmul_rate, synchronize
 
 OURS = ("plain float32", "engine float32", "engine bfloat16")
 
@@ -227,19 +228,6 @@ def share_of_matmul(report: dict, device: str) -> dict[str, dict[str, float]]:
         for name, speeds in report["images_per_second"].items()
     }
     return {"flops_per_second": rates, "share": shares}
-
-
-def machine(device: str) -> dict[str, str | int]:
-    """What it ran on."""
-    cuda = torch.device(device).type == "cuda"
-    name = torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine()
-    capability = torch.cuda.get_device_capability(device) if cuda else torch.backends.cpu.get_cpu_capability()
-    return {
-        "device": name,
-        "capability": str(capability),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
 
 
 def peak_memory(device: str) -> int:

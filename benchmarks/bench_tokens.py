@@ -25,12 +25,13 @@ import torch
 if __name__ == "__main__":  # the checkout that this file is in
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.harness import machine, matmul_rate, memory_rate
+from benchmarks.harness import machine
 from benchmarks.token_work import SHAPES, TokenWork, cost_of, prompts_of, random_model, random_prompts
 from benchmarks.token_writers import Writer, WriterProcesses
 from v2flow_engine.checkpoint import ModelFolder, open_model
 from v2flow_engine.errors import RequestError, V2FlowError
 from v2flow_engine.guidance import UNGUIDED
+from v2flow_engine.planning.device_rates import matmul_rate, memory_rate
 
 GUIDED, PLAIN = "transformers, guided", "transformers, unguided"
 ROWS = {

@@ -1,9 +1,7 @@
-"""Floating-point operations of the decoder, by part, and the machine's own rate of matrix products."""
+"""Floating-point operations of the decoder, by part."""
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -87,22 +85,3 @@ def autoencoder_flops(autoencoder: Autoencoder, limits: Limits, size: str) -> fl
     counted = _Counted(autoencoder.decode)
     counted(latents.to(weight.dtype))
     return float(counted.flops)
-
-
-def matmul_rate(device: str, dtype: torch.dtype, side: int = 2048, repeats: int = 5) -> float:
-    """Operations per second of a square product, the median: what the decoder's rate is compared with."""
-    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    seconds = []
-    for _ in range(repeats + 1):
-        synchronize(device)
-        start = time.perf_counter()
-        left @ right
-        synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return 2.0 * side**3 / statistics.median(seconds[1:])
-
-
-def synchronize(device: str) -> None:
-    """Wait for the device; a processor is never behind."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize()

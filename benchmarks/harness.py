@@ -1,20 +1,17 @@
-"""What the benchmarks share: runs that take turns, the machine's own rates, and what the machine is.
+"""What the benchmarks share: runs that take turns, and what the machine is.
 
 Knows nothing of what is measured.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Mapping
 
 import torch
 
-from benchmarks.decoder_counts import matmul_rate, synchronize
 from v2flow_engine.evaluation.report import cpu_model
-
-__all__ = ["machine", "matmul_rate", "memory_rate", "synchronize", "take_turns"]
+from v2flow_engine.planning.device_rates import synchronize
 
 
 def take_turns(
@@ -36,19 +33,13 @@ def take_turns(
     return seconds
 
 
-def memory_rate(device: str, mebibytes: int = 512, repeats: int = 5) -> float:
-    """Bytes per second read and written by a copy, the median."""
-    source = torch.ones(mebibytes * 2**20 // 4, device=device)
-    target = torch.empty_like(source)
-    copy = take_turns({"copy": lambda: target.copy_(source)}, repeats, device)["copy"]
-    return 2.0 * source.nbytes / statistics.median(copy)
-
-
 def machine(device: str) -> dict[str, str | int]:
     """What it ran on."""
     cuda = torch.device(device).type == "cuda"
+    capability = torch.cuda.get_device_capability(device) if cuda else torch.backends.cpu.get_cpu_capability()
     return {
         "device": torch.cuda.get_device_name(device) if cuda else cpu_model(),
+        "capability": str(capability),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }

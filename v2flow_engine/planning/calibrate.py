@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from v2flow_engine.checkpoint import ModelFolder
 from v2flow_engine.decoding.engine.decoder_engine import DecoderEngine
 from v2flow_engine.errors import DataError
 from v2flow_engine.planning.decoder_cost import DecoderShape
+from v2flow_engine.planning.device_rates import matmul_rate, median_seconds, memory_rate, synchronize
 from v2flow_engine.planning.hardware import Device, Hardware, Rates
 from v2flow_engine.planning.llm_cost import LlmShape
 from v2flow_engine.planning.stages import DECODER_BATCH, TokenWork, decoder_stage, token_stage
@@ -95,37 +95,6 @@ def measure_hardware(device: str) -> Hardware:
         source="measured: a product of 2048 x 2048, a copy of 256 MiB",
         whole_machine=not on_gpu,
     )
-
-
-def matmul_rate(device: str, dtype: torch.dtype, side: int = 2048) -> float:
-    """Operations per second of a square product."""
-    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    return 2.0 * side**3 / median_seconds(lambda: left @ right, device)
-
-
-def memory_rate(device: str, mebibytes: int = 256) -> float:
-    """Bytes per second that a copy reads and writes."""
-    source = torch.ones(mebibytes * 2**18, device=device)
-    target = torch.empty_like(source)
-    return 2.0 * source.nbytes / median_seconds(lambda: target.copy_(source), device)
-
-
-def median_seconds(work: Callable[[], Any], device: str, repeats: int = 5) -> float:
-    """Of one call, the first not counted."""
-    seconds = []
-    for _ in range(repeats + 1):
-        synchronize(device)
-        start = time.perf_counter()
-        work()
-        synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[1:])
-
-
-def synchronize(device: str) -> None:
-    """Wait for the device; a processor is never behind."""
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 class _Timed:
