@@ -37,6 +37,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
         "v2flow_engine.training.emoji.command",
         "make the emoji dataset from openly licensed sets",
     ),
+    ("fetch",): ("v2flow_engine.fetching.command", "an openly licensed pretrained LLM, verified"),
     ("train", "vae"): ("v2flow_engine.training.command", "train the autoencoder"),
     ("train", "tokenizer"): (
         "v2flow_engine.training.command",

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from v2flow_engine.config import load_json
+from v2flow_engine.converting.gguf import check_readable, unpack
 from v2flow_engine.converting.shards import Shards
 from v2flow_engine.errors import DataError, ModelFolderError
 from v2flow_engine.llm_config import ARCHITECTURES
@@ -77,35 +74,7 @@ def open_base(path: Path, beside: Path) -> Iterator[BaseLlm]:
         return
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    if importlib.util.find_spec("gguf") is None:
-        raise DataError(
-            f"{path}: reading GGUF needs the package gguf, which is not installed: pip install gguf"
-        )
+    check_readable(path)
     with tempfile.TemporaryDirectory(dir=beside, prefix=".gguf-") as unpacked:
-        _unpack(path, Path(unpacked))
+        unpack(path, Path(unpacked))
         yield BaseLlm.open(Path(unpacked))
-
-
-def _unpack(path: Path, folder: Path) -> None:
-    """GGUF -> config, safetensors in float16 and tokenizer, by transformers, which holds the whole model meanwhile."""
-    import transformers
-
-    source: dict[str, Any] = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-    # Newer releases would else keep the weights packed, and cannot save those.
-    packing = getattr(transformers, "GgufConfig", None)
-    plain = {} if packing is None else {"quantization_config": packing(dequantize=True)}
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
-        model = transformers.AutoModelForCausalLM.from_pretrained(**source, **plain, dtype=torch.float16)
-    except (ValueError, KeyError, NotImplementedError, ImportError, OSError) as error:
-        raise DataError(f"{path}: transformers cannot read it as an LLM ({error})") from error
-    tokenizer.save_pretrained(folder)
-    model.save_pretrained(folder)
-    _drop_tokens_beyond(model.config.vocab_size, folder / "tokenizer.json")
-
-
-def _drop_tokens_beyond(vocab_size: int, path: Path) -> None:
-    """Special tokens that transformers adds to every tokenizer of a class; the LLM has no rows for them."""
-    content = load_json(path)
-    content["added_tokens"] = [each for each in content["added_tokens"] if each["id"] < vocab_size]
-    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Pretrained models of others, brought onto the disk and verified."""
