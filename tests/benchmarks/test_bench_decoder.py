@@ -50,6 +50,15 @@ def test_the_engine_does_less_and_the_autoencoder_the_same(model: Path, capsys) 
     assert "arrivals" not in report
 
 
+def test_a_preset_goes_to_latents(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--preset", "small", "--device", "cpu", "--batches", "1", "--repeats", "1", "--rounds", "1"]
+    assert main([*given, "--flow-steps", "1", "--guidance", "1", "--decoders", *DECODERS[:2]]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["to"] == "latents" and report["model"] == "small" and report["rounds"] == 1
+    assert report["largest_difference"]["engine float32"] < 1e-4
+    assert report["flops_per_image"]["engine float32"]["autoencoder"] == 0
+
+
 def test_mistakes_are_told_in_one_line(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for options, message in (
         (["--batches", "0"], "must be positive"),
