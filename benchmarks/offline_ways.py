@@ -1,6 +1,7 @@
 """The ways to make many pictures that the offline benchmark compares, from prompts to files.
 
-Each runs in a process of its own. Loading is told apart from work. Pictures of every way have the same prompts, seeds, size and settings.
+Each runs in a process of its own. Loading is told apart from work. Pictures of every way have the same prompts, seeds,
+size and settings.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_prints_a_table_and_one_document(model: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    ways = ["plain loop", "single process"]
+    ways = ["plain loop"]
     assert main(["--model", str(model), "--images", "5", "--ways", *ways]) == 0
     *table, last = capsys.readouterr().out.splitlines()
     report = json.loads(last)
