@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import multiprocessing
 import os
@@ -45,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     """The options."""
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--model", metavar="NAME|DIR", default="v2flow-emoji")
+    options.add_argument("--url", help="of a server that runs, in place of starting one; it must need no key")
     options.add_argument("--single-process", action="store_true", help="without Ray")
     for stage in ("token", "decoder"):
         options.add_argument(f"--{stage}-replicas", default="1", metavar="R", help="on Ray")
@@ -86,6 +88,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure. Raises `V2FlowError`."""
     if min([*args.clients, args.requests, args.arrivals, args.chaos or 1]) < 1 or args.direct < 0:
         raise RequestError("--clients, --requests, --arrivals and --chaos must be positive")
+    if args.chaos and args.url:
+        raise RequestError("--chaos starts a server of its own: it does not go with --url")
     model = str(open_model(args.model).path)
     lines = (line.strip() for line in PROMPTS.read_text(encoding="utf-8").splitlines())
     load = Load([line for line in lines if line and not line.startswith("#")], args.partials)
@@ -98,8 +102,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         options.append("--single-process")
     else:
         options += ["--token-replicas", args.token_replicas, "--decoder-replicas", args.decoder_replicas]
-    with serving(options) as server:
-        report["mode"] = "single process" if args.single_process else "Ray Serve"
+    started = contextlib.nullcontext(ServerProcess(args.url.rstrip("/"))) if args.url else serving(options)
+    with started as server:
+        report["mode"] = args.url or ("single process" if args.single_process else "Ray Serve")
         report["ready_seconds"] = server.ready
         asyncio.run(closed_loop(server.url, load, 4, 16))  # warms up
         if args.chaos:
@@ -107,7 +112,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         else:
             measure(server, load, args, report)
         server.memory()
-        report["peak_bytes"] = server.peak_bytes
+        report["peak_bytes"] = server.peak_bytes or None
     return report
 
 
@@ -229,11 +234,14 @@ def table(report: dict[str, Any]) -> str:
     about = report["machine"]
     lines = [
         f"{report['model']}, {report['mode']}; {about['device']}, {about['threads']} threads, torch {about['torch']}",
-        f"ready after {report['ready_seconds']:.0f} s, peak {report['peak_bytes'] / 2**30:.2f} GiB",
         "",
         f"{'':<22}{'images/s':>10}{'ratio':>8}{'answered':>12}"
         f"{'first partial p50 p95 p99':>28}{'image p50 p95 p99':>24}",
     ]
+    if report["ready_seconds"] is not None:
+        lines[1] = (
+            f"ready after {report['ready_seconds']:.0f} s, peak {(report['peak_bytes'] or 0) / 2**30:.2f} GiB"
+        )
     rows = report.get("closed", {}) | report.get("open", {})
     if "chaos" in report:
         rows = {"chaos": report["chaos"]}

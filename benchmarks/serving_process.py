@@ -27,24 +27,31 @@ _ADDRESS = re.compile(r"v2flow: (http://\S+) will serve")
 
 @dataclass
 class ServerProcess:
-    """A server that answers. ready: seconds until both stages did. peak_bytes: of all its processes together."""
+    """A server that answers. pid: of its first process; None for one that was not started here.
+
+    ready: seconds until both stages answered. peak_bytes: of all its processes together.
+    """
 
     url: str
-    pid: int
-    ready: float
+    pid: int | None = None
+    ready: float | None = None
     peak_bytes: int = 0
     _stop: threading.Event = field(default_factory=threading.Event)
 
+    def processes(self) -> list[int]:
+        """Their ids, as of now."""
+        return [] if self.pid is None else tree(self.pid)
+
     def memory(self) -> int:
         """Bytes that its processes hold for themselves alone, shared pages by their shares."""
-        total = sum(_proportional_bytes(pid) for pid in tree(self.pid))
+        total = sum(_proportional_bytes(pid) for pid in self.processes())
         self.peak_bytes = max(self.peak_bytes, total)
         return total
 
     def replicas(self, stage: str) -> list[int]:
         """Process ids of a stage's replicas on Ray."""
         name = f"ServeReplica:v2flow:{stage}"
-        return [pid for pid in tree(self.pid) if name in _command(pid)]
+        return [pid for pid in self.processes() if name in _command(pid)]
 
     def metric(self, name: str) -> dict[str, float]:
         """Label text -> value of each line of a metric at /metrics."""

@@ -1,27 +1,19 @@
-"""The serving benchmark: a real server on a tiny model, its table and document; percentiles and failures as told."""
+"""The serving benchmark against a real server: its table and document; percentiles and failures as told."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import pytest
-
-pytest.importorskip("vllm")
 from benchmarks.bench_serving import main, percentiles, told
 from benchmarks.serving_load import Outcome
-from tests.tiny_model import build_tiny_model
+from tests.serving.conftest import Live
+from v2flow_engine.checkpoint import ModelFolder
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
-
-
-def test_it_prints_a_table_and_one_document(model: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+def test_it_prints_a_table_and_one_document(live: Live, folder: ModelFolder, capsys) -> None:
     few = ["--clients", "1", "3", "--requests", "2", "--loads", "0.5", "--arrivals", "4", "--direct", "0"]
-    assert main(["--model", str(model), "--single-process", *few]) == 0
+    assert main(["--model", str(folder.path), "--url", live.url, *few]) == 0
     *table, last = capsys.readouterr().out.splitlines()
     report = json.loads(last)
     rows = report["closed"] | report["open"]
@@ -30,7 +22,6 @@ def test_it_prints_a_table_and_one_document(model: Path, capsys, monkeypatch: py
         assert row["answered"] == row["requests"] > 0 and row["images_per_second"] > 0
         assert 0 < row["first_partial"]["p50"] <= row["image"]["p95"] <= row["image"]["p99"]
         assert any(line.startswith(name) for line in table)
-    assert report["ready_seconds"] > 0 and report["peak_bytes"] > 2**27
 
 
 def test_what_came_of_requests() -> None:
@@ -42,8 +33,12 @@ def test_what_came_of_requests() -> None:
     assert percentiles([]) is None
 
 
-def test_mistakes_are_told_in_one_line(model: Path, tmp_path: Path, capsys) -> None:
-    assert main(["--model", str(model), "--clients", "0"]) == 2
-    assert "must be positive" in capsys.readouterr().err
+def test_mistakes_are_told_in_one_line(folder: ModelFolder, tmp_path: Path, capsys) -> None:
+    for options, message in (
+        (["--clients", "0"], "must be positive"),
+        (["--url", "http://127.0.0.1:1", "--chaos", "3"], "does not go with --url"),
+    ):
+        assert main(["--model", str(folder.path), *options]) == 2
+        assert message in capsys.readouterr().err
     assert main(["--model", str(tmp_path / "none")]) == 2
     assert "no model" in capsys.readouterr().err
