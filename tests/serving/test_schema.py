@@ -53,3 +53,4 @@ def test_the_document_is_true(live: Live, mode: GenerationMode) -> None:
             continue
         tried.add(operation.label)
     assert {"POST /v1/images/generations", "POST /v1/chat/completions", "POST /v1/images/edits"} <= tried
+    assert {"POST /v1/files", "GET /v1/files", "POST /v1/batches", "GET /v1/batches/{batch_id}"} <= tried
