@@ -13,8 +13,9 @@ import torch
 
 from tests.tiny_model import build_tiny_model
 from v2flow_engine.checkpoint import TokenizerFolder, open_tokenizer
-from v2flow_engine.decoding.decoder_worker import DecoderWorker, preview_rounds
+from v2flow_engine.decoding.decoder_worker import DecoderWorker
 from v2flow_engine.decoding.engine.decoder_engine import DecoderEngine
+from v2flow_engine.decoding.preview_rounds import preview_rounds
 from v2flow_engine.decoding.request import DecodeRequest
 from v2flow_engine.errors import EngineDeadError, QueueFullError, RequestError
 

@@ -20,15 +20,6 @@ MAX_IN_FLIGHT = 512
 Preview = Callable[[int, np.ndarray], None]  # rounds that are done, (H, W, 3) uint8
 
 
-def preview_rounds(rounds: int, count: int) -> list[int]:
-    """After which of an image's rounds `count` previews are to be made, spread evenly; fewer where there are fewer.
-
-    The last round is none of them: after it, the picture itself is there.
-    """
-    count = min(count, rounds - 1)
-    return sorted({max(1, (k + 1) * rounds // (count + 1)) for k in range(count)})
-
-
 @dataclass
 class _Previews:
     """What one caller wants to see: after which rounds, and where to."""

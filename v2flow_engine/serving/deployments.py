@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ray.serve import Application
 
     from v2flow_engine.decoding.request import DecodeRequest
+    from v2flow_engine.engine_worker import EngineWorker
     from v2flow_engine.generation.request import TokenRequest
     from v2flow_engine.serving.backend import Drawn, EncodedPicture
 
@@ -38,6 +39,7 @@ class TokenGeneratorReplica:
         from v2flow_engine.serving.stages import start_token_worker
 
         self.worker = start_token_worker(_open(settings, threads), settings, on_death=_end_process)
+        _wait_for(self.worker)
 
     async def write_tokens(self, request: TokenRequest) -> list[int]:
         """See `Backend`."""
@@ -62,6 +64,7 @@ class DecoderReplica:
 
         self.folder = _open(settings, threads)
         self.worker = start_decoder_worker(self.folder, settings, on_death=_end_process)
+        _wait_for(self.worker)
 
     async def decode(self, request: DecodeRequest, previews: list[int]) -> AsyncIterator[Drawn]:
         """See `Backend`."""
@@ -91,18 +94,31 @@ class IngressReplica:
     """HTTP: the same app as in a single process, over handles to the two stages."""
 
     def __init__(self, settings: ServerSettings, tokens: Any, decoder: Any) -> None:
+        from v2flow_engine.serving.draining import Gate
+
         self.settings, self.tokens, self.decoder = settings, tokens, decoder
+        self.gate = Gate()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Ray Serve calls this in the replica."""
+        from starlette.middleware import Middleware
+
         from v2flow_engine.checkpoint import open_model
         from v2flow_engine.serving.app import create_app
+        from v2flow_engine.serving.draining import Gated
         from v2flow_engine.serving.logs import log_to_stderr
         from v2flow_engine.serving.ray_backend import RayBackend
 
         log_to_stderr()
         backend = RayBackend(self.tokens, self.decoder)
-        return create_app(open_model(self.settings.model_dir), backend, self.settings)
+        app = create_app(open_model(self.settings.model_dir), backend, self.settings)
+        app.user_middleware.append(Middleware(Gated, gate=self.gate))
+        return app
+
+    async def drain(self) -> int:
+        """Take no more work from now on; returns how many requests are under way."""
+        self.gate.closed = True
+        return self.gate.under_way
 
 
 def build(settings: ServerSettings, *, cpus: float, gpus: float, threads: int) -> Application:
@@ -173,6 +189,11 @@ def _open(settings: ServerSettings, threads: int) -> Any:
     if threads:
         torch.set_num_threads(threads)
     return open_model(settings.model_dir)
+
+
+def _wait_for(worker: EngineWorker[Any, Any, Any]) -> None:
+    """Until its engine serves: Serve sends nothing to a replica before. Raises what keeps it from starting."""
+    worker.call(lambda engine: None).result()
 
 
 def _end_process(cause: BaseException) -> None:

@@ -52,17 +52,18 @@ class RayBackend:
         return await _result(self._decoder.encode.remote(pixels))
 
     async def check(self) -> None:
-        """See `Backend`: a replica of each stage is asked for a sign of life."""
-        await self.stats()
-
-    async def stats(self) -> dict[str, dict[str, Any]]:
-        """See `Backend`; of the one replica of each stage that answers."""
+        """See `Backend`: any one replica of each stage is asked for a sign of life."""
         try:
             async with asyncio.timeout(CHECK_SECONDS):
-                handles = {"token": self._tokens, "decoder": self._decoder}
-                return {name: await _result(handle.answer.remote()) for name, handle in handles.items()}
+                for handle in (self._tokens, self._decoder):
+                    await _result(handle.answer.remote())
         except TimeoutError as error:
             raise EngineDeadError(f"no answer within {CHECK_SECONDS:g} s") from error
+
+    async def stats(self) -> dict[str, dict[str, Any]]:
+        """See `Backend`."""
+        tokens, decoder = await asyncio.gather(_total(self._tokens), _total(self._decoder))
+        return {"token": tokens, "decoder": decoder}
 
     async def close(self) -> None:
         """Nothing: Serve drains and ends the stages."""
@@ -76,6 +77,20 @@ async def _result(response: Any) -> Any:
         except asyncio.CancelledError:
             response.cancel()
             raise
+
+
+async def _total(handle: Any) -> dict[str, Any]:
+    """Counters of a stage, summed over its replicas; those that died since Serve last looked are left out."""
+    with _stage_errors():
+        try:
+            asked = handle.broadcast("answer")
+            answers = await asked.results_async(timeout_s=CHECK_SECONDS, return_exceptions=True)
+        except TimeoutError as error:
+            raise EngineDeadError(f"no answer within {CHECK_SECONDS:g} s") from error
+    counts = [answer for answer in answers if isinstance(answer, dict)]
+    if not counts:
+        raise EngineDeadError("no replica of a stage answers")
+    return {name: sum(each[name] for each in counts) for name in counts[0]}
 
 
 @contextmanager

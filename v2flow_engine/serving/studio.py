@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from v2flow_engine.decoding.preview_rounds import preview_rounds
 from v2flow_engine.errors import EngineDeadError
 from v2flow_engine.generation.editing import forced_ids, positions_in, with_original
 from v2flow_engine.serving.merging import merged
@@ -74,8 +75,6 @@ class Studio:
     async def _picture(
         self, job: Job, index: int, encoded: EncodedPicture | None, num_partials: int
     ) -> AsyncIterator[Picture]:
-        from v2flow_engine.decoding.decoder_worker import preview_rounds
-
         request = job.requests[index]
         decode_request, tokens = await self._written(job, request, encoded)
         previews = preview_rounds(request.parameters.rounds, num_partials)
