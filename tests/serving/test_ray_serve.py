@@ -51,12 +51,13 @@ class OnRay:
         """Of a stage, over its replicas: in_flight, finished_total, steps_total, ..."""
         answer = httpx.get(f"{self.url}/metrics", timeout=WAIT)
         prefix = "v2flow_stage_"
-        return {
-            sample.name.removeprefix(prefix): sample.value
-            for family in text_string_to_metric_families(answer.text)
-            for sample in family.samples
-            if sample.name.startswith(prefix) and sample.labels["stage"] == stage
-        }
+        found: dict[str, float] = {}
+        for family in text_string_to_metric_families(answer.text):
+            for sample in family.samples:
+                if sample.name.startswith(prefix) and sample.labels["stage"] == stage:
+                    name = sample.name.removeprefix(prefix)
+                    found[name] = found.get(name, 0.0) + sample.value
+        return found
 
     def idle(self) -> bool:
         """Whether neither stage holds a request in any replica."""

@@ -28,6 +28,7 @@ DAY, GIB = 86_400, 2**30
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `v2flow serve`."""
     from v2flow_engine.generation.pipeline import DEFAULT_MODEL
+    from v2flow_engine.serving.tracing import BASE_VARIABLE
 
     parser.add_argument("--model", default=DEFAULT_MODEL, help="name or folder (default: %(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
@@ -68,6 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     batches.add_argument("--file-gib", type=float, default=8.0, help="of all files (%(default)g)")
     batches.add_argument(
         "--batch-pictures", type=int, default=16, help="of batches under way at once (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--otlp-endpoint", metavar="URL", help=f"of an OpenTelemetry collector; {BASE_VARIABLE} names it too"
     )
     load = parser.add_argument_group("load")
     load.add_argument(
@@ -111,6 +115,7 @@ def check(args: argparse.Namespace, image_dir: Path, data_dir: Path) -> tuple[Mo
     from v2flow_engine.generation.pipeline import default_device
     from v2flow_engine.serving.keys import digest
     from v2flow_engine.serving.settings import Limits, Replicas, ServerSettings
+    from v2flow_engine.serving.tracing import traces_url, tracing_to
 
     check_whole("--port", args.port, 0, 65535)
     check_whole("--max-pictures", args.max_pictures, 10, 10**6)
@@ -147,7 +152,9 @@ def check(args: argparse.Namespace, image_dir: Path, data_dir: Path) -> tuple[Mo
         decoder_replicas=Replicas.parse(args.decoder_replicas),
         ingress_replicas=Replicas.parse(args.ingress_replicas),
         drain_seconds=args.drain,
+        traces_url=traces_url(args.otlp_endpoint),
     )
+    tracing_to(settings.traces_url)  # is OpenTelemetry here?
     return folder, settings
 
 

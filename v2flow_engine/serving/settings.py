@@ -85,7 +85,7 @@ class ServerSettings:
     (or client address without keys); None is without limit. cors_origins: web pages that may call from a browser.
     public_url: what URLs in answers begin with; None takes it from the request.
     max_num_seqs: pictures that a token engine writes at once. guided: False halves its work and refuses guidance.
-    drain_seconds: what is under way at the end gets so long.
+    drain_seconds: what is under way at the end gets so long. traces_url: where spans are sent, None for nowhere.
     """
 
     model_dir: str
@@ -104,6 +104,7 @@ class ServerSettings:
     decoder_replicas: Replicas = field(default_factory=Replicas)
     ingress_replicas: Replicas = field(default_factory=Replicas)
     drain_seconds: float = 60.0
+    traces_url: str | None = None
 
     @property
     def data_path(self) -> Path:
