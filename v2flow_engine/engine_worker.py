@@ -34,7 +34,7 @@ MAX_DEATHS_IN_A_ROW = 3  # engines that died without finishing anything; then so
 class WorkerStats:
     """Since the worker began. in_flight: submitted and not finished. deaths: engines that broke.
 
-    running: of those in flight, that took part in the last step. tokens: that the LLM wrote. queue_seconds: of a
+    running: of those in flight, that have taken part in a step. tokens: that the LLM wrote. queue_seconds: of a
     request before its first step; compute_seconds: from then to its end. batch_sizes: of steps.
     """
 
@@ -124,8 +124,8 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
         """Whether a request that was added takes part in steps."""
 
     @abstractmethod
-    def _num_running(self, engine: Engine) -> int:
-        """Requests that take part in steps."""
+    def _num_stepped(self, engine: Engine, finished: int) -> int:
+        """Requests that took part in the last step, which finished some."""
 
     def _num_tokens(self, request: Request, result: Result) -> int:
         """Tokens that were written for a result."""
@@ -281,10 +281,10 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
 
     def _note_step(self, engine: Engine, begun: float, finished: set[str]) -> None:
         """Count a step, and note which requests it was the first one for."""
-        running = self._num_running(engine)
+        stepped = self._num_stepped(engine, len(finished))
         self._counts["steps"] += 1
-        self._counts["running"] = running
-        self._batch_sizes.observe(running + len(finished))
+        self._counts["running"] = stepped - len(finished)
+        self._batch_sizes.observe(stepped)
         while self._unstarted:
             ticket = self._unstarted[0]
             if not ticket.future.done():

@@ -73,8 +73,8 @@ class DecoderWorker(EngineWorker[DecoderEngine, DecodeRequest, np.ndarray]):
     def _has_place(self, engine: DecoderEngine, request_id: str) -> bool:
         return engine.rounds_done(request_id) is not None
 
-    def _num_running(self, engine: DecoderEngine) -> int:
-        return engine.scheduler.num_running
+    def _num_stepped(self, engine: DecoderEngine, finished: int) -> int:
+        return engine.scheduler.num_running + finished
 
     def _after_step(
         self, engine: DecoderEngine, running: Iterable[Ticket[DecodeRequest, np.ndarray]]

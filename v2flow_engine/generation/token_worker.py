@@ -46,8 +46,8 @@ class TokenWorker(EngineWorker[TokenGenerator, TokenRequest, list[int]]):
     def _has_place(self, engine: TokenGenerator, request_id: str) -> bool:
         return engine.has_place(request_id)
 
-    def _num_running(self, engine: TokenGenerator) -> int:
-        return engine.num_running
+    def _num_stepped(self, engine: TokenGenerator, finished: int) -> int:
+        return min(engine.num_requests + finished, engine.max_num_seqs)
 
     def _num_tokens(self, request: TokenRequest, result: list[int]) -> int:
         forced = sum(token_id is not None for token_id in request.forced_visual_token_ids or ())

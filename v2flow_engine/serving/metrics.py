@@ -76,6 +76,7 @@ class Metrics:
         )
         self.pictures = Gauge("v2flow_pictures_under_way", "Pictures, by who asked", ["of"], **own)
         self.batch_lines = Counter("v2flow_batch_lines", "Answered lines of batches", ["status"], **own)
+        self.batch_lines.labels("200")  # a series from the beginning, so that the first line is an increase
 
     def text(self, stats: Stats | None) -> bytes:
         """Everything as Prometheus reads it. stats: of the backend; None where a stage does not answer."""
@@ -124,7 +125,7 @@ class _Stages:
         yield self._family(
             GaugeMetricFamily,
             "running",
-            "Requests that took part in the last step",
+            "Of these, that have taken part in a step",
             lambda each: each["running"],
         )
         for name, told in STAGE_COUNTERS.items():

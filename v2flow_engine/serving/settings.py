@@ -79,7 +79,7 @@ class Replicas:
 class ServerSettings:
     """model_dir: absolute. names: that clients may ask for, the first is the one shown; without any, the model's own.
 
-    image_dir: where pictures for URLs are kept; data_dir: where files and batches are, None for a folder beside
+    image_dir: where pictures for URLs are kept; data_dir: where files and batches are, None for a folder in
     image_dir. Every ingress must see the same ones.
     key_digests: SHA-256 in hex of the keys that may call; none lets everybody in. requests_per_minute: of each key
     (or client address without keys); None is without limit. cors_origins: web pages that may call from a browser.
@@ -109,4 +109,4 @@ class ServerSettings:
     @property
     def data_path(self) -> Path:
         """Where files and batches are."""
-        return Path(self.data_dir or f"{self.image_dir.rstrip('/')}-data")
+        return Path(self.data_dir) if self.data_dir else Path(self.image_dir) / "data"
