@@ -100,11 +100,16 @@ def run(args: argparse.Namespace) -> int:
         if args.single_process:
             from v2flow_engine.serving.single_process import serve
 
-            return serve(folder, settings, listener)
-        from v2flow_engine.serving.cluster import serve as serve_on_ray
+            code, ended = serve(folder, settings, listener)
+        else:
+            from v2flow_engine.serving.cluster import serve as serve_on_ray
 
-        listener.close()  # Ray's proxy binds it itself
-        return serve_on_ray(settings, host, port)
+            listener.close()  # Ray's proxy binds it itself
+            code, ended = serve_on_ray(settings, host, port), True
+    if not ended:
+        sys.stdout.flush()
+        os._exit(code)
+    return code
 
 
 def check(args: argparse.Namespace, image_dir: Path, data_dir: Path) -> tuple[ModelFolder, ServerSettings]:
