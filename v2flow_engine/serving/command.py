@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,7 +93,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0 after a signal, 1 if an engine did not start. Raises `V2FlowError` for a mistake."""
-    with _folder(args.image_dir, "images") as image_dir, _folder(args.data_dir, "data") as data_dir:
+    with (
+        _terminable(),
+        _folder(args.image_dir, "images") as image_dir,
+        _folder(args.data_dir, "data") as data_dir,
+    ):
         folder, settings = check(args, image_dir, data_dir)
         listener = _listen(args.host, args.port)
         host, port = listener.getsockname()[:2]
@@ -185,6 +191,19 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise OutputError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Until the server catches it, SIGTERM ends the program as an exception does: temporary folders are removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
