@@ -96,10 +96,7 @@ def test_the_image_starts_what_exists_as_an_ordinary_user() -> None:
     parser.parse_args(command[2:])
     assert [what for kind, what in instructions if kind == "USER"] == ["1000:1000"]
     environment = dict(
-        pair.split("=", 1)
-        for kind, what in instructions
-        if kind == "ENV"
-        for pair in shlex.split(what)
+        pair.split("=", 1) for kind, what in instructions if kind == "ENV" for pair in shlex.split(what)
     )
     assert environment[VARIABLE] == CALLBACK
     assert environment["HF_HUB_OFFLINE"] == "1"
