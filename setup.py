@@ -29,6 +29,7 @@ setup(
             "assets/**/*",
             "**/*.json",
             "**/*.yaml",
+            "**/*.css",
             "**/*.html",
             "**/*.txt",
             "serving/playground/*",

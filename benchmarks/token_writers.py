@@ -103,7 +103,7 @@ def _serve(pipe: Connection, writer: Writer, work: TokenWork, number: int, threa
         threads = max(1, threads // writer.processes)
     torch.set_num_threads(threads)
     try:
-        write = (_vllm if writer.engine == "vllm" else _transformers)(writer, work)
+        write = (_vllm if writer.engine == "vllm" else transformers_writer)(writer, work)
         pipe.send(None)
         while (asked := pipe.recv()) is not None:
             images, *rest = asked
@@ -152,7 +152,7 @@ def _vllm(writer: Writer, work: TokenWork) -> Write:
     return write
 
 
-def _transformers(writer: Writer, work: TokenWork) -> Write:
+def transformers_writer(writer: Writer, work: TokenWork) -> Write:
     """`generate` in one batch, padded in front; ids that are not visual are suppressed."""
     from transformers import AutoConfig, AutoModelForCausalLM
 

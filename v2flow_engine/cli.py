@@ -22,6 +22,7 @@ from v2flow_engine.errors import V2FlowError
 # command words -> (module, one line for the list of commands)
 COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
     ("generate",): ("v2flow_engine.offline.command", "prompts to pictures in a folder"),
+    ("report",): ("v2flow_engine.offline.report.command", "one page about a folder of generated pictures"),
     ("serve",): ("v2flow_engine.serving.command", "a model behind OpenAI's images API"),
     ("encode",): ("v2flow_engine.tokenizing.encode_command", "images to visual tokens, in a Parquet file"),
     ("reconstruct",): (

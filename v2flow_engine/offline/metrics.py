@@ -17,6 +17,7 @@ from v2flow_engine.offline.feed import FeedState
 
 METRICS = "metrics.json"
 MAX_POINTS = 720
+MAX_EARLIER = 100
 RATE_SECONDS = 30.0  # the time over which the current rate is measured
 
 
@@ -37,7 +38,7 @@ class Metrics:
     """What a job knows of itself.
 
     total: pictures of the whole job. before: of them finished earlier. pools: actors of each kind. state: asks the
-    pipeline how it is.
+    pipeline how it is. earlier: what earlier runs of the same job left of themselves, without their histories.
     """
 
     total: int
@@ -48,6 +49,7 @@ class Metrics:
     failed: int = 0
     image_bytes: int = 0
     notes: list[str] = field(default_factory=list)
+    earlier: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.started = time.time()
@@ -148,6 +150,7 @@ class Metrics:
             "actors": self.pools,
             "stopped": stopped,
             "notes": self.notes,
+            "earlier": self.earlier,
             "history": [asdict(sample) for sample in self.history],
         }
 
@@ -155,3 +158,21 @@ class Metrics:
         """Replace metrics.json."""
         text = json.dumps(self.to_dict(stopped), indent=1, ensure_ascii=False) + "\n"
         write_whole(directory / METRICS, text.encode())
+
+
+def read_metrics(directory: Path) -> dict[str, Any]:
+    """metrics.json; empty if there is none, or none that can be read."""
+    try:
+        content = json.loads((directory / METRICS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def earlier_runs(directory: Path) -> list[dict[str, Any]]:
+    """What the runs before left in metrics.json, oldest first; `MAX_EARLIER` at most."""
+    last = read_metrics(directory)
+    if not last:
+        return []
+    summary = {name: value for name, value in last.items() if name not in ("history", "earlier")}
+    return [*last.get("earlier", []), summary][-MAX_EARLIER:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,14 @@ def _read_row(path: Path, row: int) -> bytes:
 
 def read_errors(directory: Path, most: int) -> list[dict[str, Any]]:
     """The first lines of errors.jsonl; none if there is no such file."""
+    return list(itertools.islice(iter_errors(directory), most))
+
+
+def iter_errors(directory: Path) -> Iterator[dict[str, Any]]:
+    """The lines of errors.jsonl; a last one that a kill cut short is left out."""
     try:
-        with (directory / ERRORS).open(encoding="utf-8") as file:
-            return [json.loads(line) for line in itertools.islice(file, most) if line.endswith("\n")]
+        file = (directory / ERRORS).open(encoding="utf-8")
     except FileNotFoundError:
-        return []
+        return
+    with file:
+        yield from (json.loads(line) for line in file if line.endswith("\n"))

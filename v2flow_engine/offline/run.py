@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 from v2flow_engine.errors import DataError, EngineDeadError, OutputError
 from v2flow_engine.generation.image_request import ImageRequest
 from v2flow_engine.offline.live import LiveTable
-from v2flow_engine.offline.metrics import Metrics
+from v2flow_engine.offline.metrics import Metrics, earlier_runs
 from v2flow_engine.offline.planning import BadRow, Picture
 from v2flow_engine.offline.prepare import GenerateJob
 from v2flow_engine.offline.sink import ERRORS, Sink
@@ -52,7 +52,11 @@ class JobRun:
         self.job, self.sink, self.wishes, self.max_errors = job, sink, wishes, max_errors
         self.stderr = stderr
         survey = job.survey
-        self.metrics = Metrics(survey.pictures, survey.pictures - survey.todo - survey.bad_pictures)
+        self.metrics = Metrics(
+            survey.pictures,
+            survey.pictures - survey.todo - survey.bad_pictures,
+            earlier=earlier_runs(sink.directory),
+        )
         self.pictures: dict[int, Picture] = {}  # those under way, by place
         self.stopped = ""
 
@@ -92,7 +96,10 @@ class JobRun:
             where = f"all in {sink.directory}/{ERRORS}"
             say(f"{_images(sink.failed_pictures)} failed, the first: {sink.first_error} ({where})")
         if sink.kept:
-            metrics.write(sink.directory, self.stopped)
+            if metrics.made or metrics.failed or self.stopped or not metrics.earlier:
+                metrics.write(
+                    sink.directory, self.stopped
+                )  # a run that found nothing to do leaves the last one's
             sheet = sheet_of(sink.directory, sink.kept)
             seconds = metrics.seconds
             rate = f" in {seconds:.1f} s, {metrics.made / seconds:.2f} images/s" if metrics.made else ""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
     from v2flow_engine.checkpoint import ModelFolder
     from v2flow_engine.decoding.decoder import Decoder
+    from v2flow_engine.decoding.engine.decoder_engine import DecoderEngine
     from v2flow_engine.generation.token_generator import TokenGenerator
 
 Item = TypeVar("Item")
@@ -69,7 +69,7 @@ def make_tokens(
 
 def make_images(
     folder: ModelFolder,
-    decoder: Decoder,
+    decoder: DecoderEngine | Decoder,
     requests: Sequence[ImageRequest],
     tokens: Sequence[TokenResult],
     image_format: str,
@@ -80,24 +80,27 @@ def make_images(
     Args:
         model: what names the model in every picture's metadata, beside its own parameters.
     """
+    from v2flow_engine.decoding.engine.finishing import finish_pictures
+
     start = time.perf_counter()
     usable = [(r, t) for r, t in zip(requests, tokens, strict=True) if not t.error]
-    pixels = batch_or_each(
-        lambda some: decoder.decode([r.decode_request(folder, t.visual_token_ids) for r, t in some]), usable
-    )
 
-    def encode(pair: tuple[tuple[ImageRequest, TokenResult], np.ndarray | Exception]) -> bytes | Exception:
-        (request, _), result = pair
-        if isinstance(result, Exception):
-            return result
-        try:
-            parameters = model | request.parameters.to_dict()
-            return encode_image(result, image_format, ImageMetadata(request.prompt, request.seed, parameters))
-        except (ValueError, OSError) as error:
-            return error
+    def make(some: Sequence[tuple[ImageRequest, TokenResult]]) -> list[bytes | Exception]:
+        def encode(place: int, picture: np.ndarray) -> bytes | Exception:
+            request = some[place][0]
+            try:
+                parameters = model | request.parameters.to_dict()
+                return encode_image(
+                    picture, image_format, ImageMetadata(request.prompt, request.seed, parameters)
+                )
+            except (ValueError, OSError) as error:
+                return error
 
-    with ThreadPoolExecutor(max_workers=4) as pool:  # compression leaves Python's lock alone
-        images = list(pool.map(encode, zip(usable, pixels, strict=True)))
+        asked = [request.decode_request(folder, token.visual_token_ids) for request, token in some]
+        made = dict(finish_pictures(decoder, asked, encode))
+        return [made[place] for place in range(len(some))]
+
+    images = batch_or_each(make, usable)
     share = (time.perf_counter() - start) / max(1, len(usable))
     made = {request.index: image for (request, _), image in zip(usable, images, strict=True)}
     return [_finished(r, t, made.get(r.index), share) for r, t in zip(requests, tokens, strict=True)]

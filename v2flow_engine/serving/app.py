@@ -16,7 +16,7 @@ from v2flow_engine.serving.metrics import router as metrics
 from v2flow_engine.serving.middleware import BodyLimit, Guard, RequestContext
 from v2flow_engine.serving.openapi import describe
 from v2flow_engine.serving.playground import router as playground
-from v2flow_engine.serving.routes import chat, health, images, models
+from v2flow_engine.serving.routes import batches, chat, files, health, images, models
 from v2flow_engine.serving.server import Server
 
 if TYPE_CHECKING:
@@ -24,15 +24,25 @@ if TYPE_CHECKING:
     from v2flow_engine.serving.backend import Backend
     from v2flow_engine.serving.settings import ServerSettings
 
-ROUTERS = (images.router, chat.router, models.router, health.router, playground, metrics)
+ROUTERS = (
+    images.router,
+    chat.router,
+    files.router,
+    batches.router,
+    models.router,
+    health.router,
+    playground,
+    metrics,
+)
 
 
 def create_app(folder: ModelFolder, backend: Backend, settings: ServerSettings) -> FastAPI:
-    """The app; at its end it closes the backend."""
+    """The app. From start to end it works on batches; at its end it closes the backend."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
+        async with app.state.server.runner.running():
+            yield
         await backend.close()
 
     app = FastAPI(title="v2flow", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from v2flow_engine.errors import OutputError, RequestError
+from v2flow_engine.files import check_folder
 
 if TYPE_CHECKING:
     from v2flow_engine.checkpoint import ModelFolder
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 HELP = "Serve a model behind OpenAI's images API, on Ray Serve or (--single-process) without it."
 KEYS_VARIABLE = "V2FLOW_API_KEYS"
 MIN_KEY_LENGTH = 16
+DAY, GIB = 86_400, 2**30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +57,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     answers.add_argument("--public-url", metavar="URL", help="what URLs of pictures begin with")
     answers.add_argument("--url-minutes", type=float, default=60.0, help="a URL works so long (%(default)g)")
     answers.add_argument("--image-dir", type=Path, metavar="DIR", help="keeps the pictures of URLs")
+    batches = parser.add_argument_group("files and batches")
+    batches.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="keeps both when the server ends, and batches go on; none does not",
+    )
+    batches.add_argument("--file-days", type=float, default=30.0, help="a file is kept so long (%(default)g)")
+    batches.add_argument("--file-gib", type=float, default=8.0, help="of all files (%(default)g)")
+    batches.add_argument(
+        "--batch-pictures", type=int, default=16, help="of batches under way at once (default: %(default)s)"
+    )
     load = parser.add_argument_group("load")
     load.add_argument(
         "--max-pictures", type=int, default=256, help="under way at once (default: %(default)s)"
@@ -73,8 +87,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0 after a signal, 1 if an engine did not start. Raises `V2FlowError` for a mistake."""
-    with _image_dir(args) as image_dir:
-        folder, settings = check(args, image_dir)
+    with _folder(args.image_dir, "images") as image_dir, _folder(args.data_dir, "data") as data_dir:
+        folder, settings = check(args, image_dir, data_dir)
         listener = _listen(args.host, args.port)
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
@@ -89,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
         return serve_on_ray(settings, host, port)
 
 
-def check(args: argparse.Namespace, image_dir: Path) -> tuple[ModelFolder, ServerSettings]:
+def check(args: argparse.Namespace, image_dir: Path, data_dir: Path) -> tuple[ModelFolder, ServerSettings]:
     """Everything that can be found wrong before an engine starts. Raises `V2FlowError`."""
     from v2flow_engine.checkpoint import open_model
     from v2flow_engine.generation.limits import check_number, check_whole
@@ -101,18 +115,25 @@ def check(args: argparse.Namespace, image_dir: Path) -> tuple[ModelFolder, Serve
     check_whole("--port", args.port, 0, 65535)
     check_whole("--max-pictures", args.max_pictures, 10, 10**6)
     check_whole("--max-num-seqs", args.max_num_seqs, 1, 10**5)
-    for name in ("deadline", "drain", "url_minutes"):
+    check_whole("--batch-pictures", args.batch_pictures, 1, 10**5)
+    for name in ("deadline", "drain", "url_minutes", "file_days", "file_gib"):
         check_number(f"--{name.replace('_', '-')}", getattr(args, name), 0.1, 10**6)
     if args.rate_limit is not None:
         check_whole("--rate-limit", args.rate_limit, 1, 10**6)
     folder = open_model(args.model)
     check_weight_files(folder)
     limits = Limits(
-        pictures=args.max_pictures, request_seconds=args.deadline, url_seconds=60 * args.url_minutes
+        pictures=args.max_pictures,
+        request_seconds=args.deadline,
+        url_seconds=60 * args.url_minutes,
+        file_seconds=DAY * args.file_days,
+        files_bytes=round(GIB * args.file_gib),
+        batch_pictures=args.batch_pictures,
     )
     settings = ServerSettings(
         model_dir=str(folder.path.resolve()),
         image_dir=str(image_dir),
+        data_dir=str(data_dir),
         names=tuple(args.served_name or ()),
         device=args.device or default_device(),
         max_num_seqs=args.max_num_seqs,
@@ -155,10 +176,11 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _image_dir(args: argparse.Namespace) -> Iterator[Path]:
-    """The folder that was named, or one that is gone at the end."""
-    if args.image_dir is not None:
-        yield args.image_dir.resolve()
+def _folder(named: Path | None, purpose: str) -> Iterator[Path]:
+    """The folder that was named, or one that is gone at the end. Raises `OutputError` if it cannot be written to."""
+    if named is not None:
+        check_folder(named)
+        yield named.resolve()
         return
-    with tempfile.TemporaryDirectory(prefix="v2flow-images-") as folder:
+    with tempfile.TemporaryDirectory(prefix=f"v2flow-{purpose}-") as folder:
         yield Path(folder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -61,6 +63,26 @@ async def read_form(request: Request, limits: Limits) -> Form:
                 raise ApiError(413, message, param=name, code="file_too_large")
             files.setdefault(name, []).append(await value.read())
     return Form(texts, files)
+
+
+@asynccontextmanager
+async def read_upload(
+    request: Request, model: type[Fields], most_bytes: int
+) -> AsyncIterator[tuple[Fields, UploadFile]]:
+    """The fields of a multipart body and its one file, `file`, which may lie on the disk. Raises `ApiError`."""
+    if not is_multipart(request):
+        raise ApiError(400, "The body must be multipart/form-data.", code="invalid_value")
+    async with request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MIB) as form:
+        file = form.get("file")
+        if not isinstance(file, UploadFile):
+            message = "Missing required parameter: 'file', a file."
+            raise ApiError(400, message, param="file", code="missing_required_parameter")
+        if (file.size or 0) > most_bytes:
+            raise ApiError(
+                413, f"file is larger than {most_bytes} bytes.", param="file", code="file_too_large"
+            )
+        texts = {name: value for name, value in form.multi_items() if isinstance(value, str) and value}
+        yield Form(texts, {}).fields(model), file
 
 
 def is_multipart(request: Request) -> bool:

@@ -17,13 +17,15 @@ from v2flow_engine.errors import QueueFullError
 from v2flow_engine.serving.access_log import log_request
 from v2flow_engine.serving.errors import ApiError
 from v2flow_engine.serving.keys import Keys, RateLimit
-from v2flow_engine.serving.settings import Limits, ServerSettings
+from v2flow_engine.serving.settings import KIB, Limits, ServerSettings
 
 REQUEST_ID = "x-request-id"
 PROTECTED = "/v1/"
 # Whoever has one of these addresses may have the picture: nobody can guess it.
 OPEN = ("/v1/images/files/",)
-WITH_PICTURES = ("/v1/images/edits", "/v1/images/variations", "/v1/files")
+WITH_PICTURES = ("/v1/images/edits", "/v1/images/variations")
+FILES = "/v1/files"
+FORM_BYTES = 64 * KIB  # of a form, around the file in it
 
 
 class RequestContext:
@@ -92,6 +94,7 @@ class Guard:
                 raise ApiError(
                     401, message, kind="authentication_error", code="invalid_api_key", headers=headers
                 )
+            scope.setdefault("state", {})["caller"] = caller
         if self._rate is None or caller is None:
             return
         try:
@@ -117,8 +120,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        pictures = scope["path"].startswith(WITH_PICTURES)
-        most = self.limits.upload_body_bytes if pictures else self.limits.body_bytes
+        most = self._most(scope["path"])
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdecimal() and (len(announced) > 18 or int(announced) > most):
             await self._too_large(most).response()(scope, receive, send)
@@ -141,6 +143,11 @@ class BodyLimit:
             return message
 
         await self.app(scope, bounded_receive, send)
+
+    def _most(self, path: str) -> int:
+        if path.startswith(FILES):
+            return self.limits.file_bytes + FORM_BYTES
+        return self.limits.upload_body_bytes if path.startswith(WITH_PICTURES) else self.limits.body_bytes
 
     def _too_large(self, most: int) -> ApiError:
         return ApiError(413, f"The body is larger than {most} bytes.", code="body_too_large")

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from v2flow_engine import __version__
 from v2flow_engine.serving.protocol.common import ErrorBody
+from v2flow_engine.serving.protocol.files import FileFields
 from v2flow_engine.serving.protocol.images import EditBody, EditFields, VariationFields
 
 if TYPE_CHECKING:
@@ -57,11 +58,11 @@ def _inlined(model: type[BaseModel]) -> dict[str, Any]:
     return resolve(schema)
 
 
-def _form(model: type[BaseModel], **pictures: bool) -> dict[str, Any]:
+def _form(model: type[BaseModel], kind: dict[str, Any] = PICTURE, **files: bool) -> dict[str, Any]:
     """A model's fields beside files, each needed or not, as a multipart body."""
     schema = _inlined(model)
-    schema["properties"] |= dict.fromkeys(pictures, PICTURE)
-    schema["required"] = [*schema.get("required", []), *(name for name, needed in pictures.items() if needed)]
+    schema["properties"] |= dict.fromkeys(files, kind)
+    schema["required"] = [*schema.get("required", []), *(name for name, needed in files.items() if needed)]
     return {"schema": schema}
 
 
@@ -71,6 +72,10 @@ EDIT_REQUEST = {
         "multipart/form-data": _form(EditFields, image=True, mask=False),
         "application/json": {"schema": _inlined(EditBody)},
     },
+}
+FILE_REQUEST = {
+    "required": True,
+    "content": {"multipart/form-data": _form(FileFields, {"type": "string", "format": "binary"}, file=True)},
 }
 VARIATION_REQUEST = {
     "required": True,

@@ -12,8 +12,12 @@ from fastapi import Request
 from v2flow_engine.generation.model_files import model_digest
 from v2flow_engine.serving.admission import Admission
 from v2flow_engine.serving.answers import AnswerStyle
+from v2flow_engine.serving.batches.runner import BatchRunner
+from v2flow_engine.serving.batches.store import BatchStore
+from v2flow_engine.serving.calls import Caller
 from v2flow_engine.serving.connection import while_connected
 from v2flow_engine.serving.errors import ApiError
+from v2flow_engine.serving.file_store import FileStore
 from v2flow_engine.serving.image_store import ImageStore
 from v2flow_engine.serving.studio import Picture, Studio
 
@@ -33,10 +37,16 @@ class Server:
         self.folder, self.backend, self.settings = folder, backend, settings
         self.limits = settings.limits
         self.studio = Studio(folder, backend)
-        self.admission = Admission(self.limits.pictures)
+        self.admission = Admission(self.limits.pictures, self.limits.batch_pictures)
         self.store = ImageStore(
             Path(settings.image_dir), seconds=self.limits.url_seconds, max_bytes=self.limits.url_bytes
         )
+        limits, home = self.limits, settings.data_path
+        self.files = FileStore(
+            home / "files", seconds=limits.file_seconds, max_bytes=limits.files_bytes, max_files=limits.files
+        )
+        self.batches = BatchStore(home / "batches", seconds=limits.file_seconds)
+        self.runner = BatchRunner(self)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -66,12 +76,11 @@ class Server:
             message = f"n must be at most {self.limits.n}, got {n}."
             raise ApiError(400, message, param="n", code="integer_above_max_value")
 
-    def style(self, request: Request, body: Any) -> AnswerStyle:
-        """How the pictures of this request are to look; raises `ApiError` for what does not go together."""
-        base = (self.settings.public_url or str(request.base_url)).rstrip("/")
+    def style(self, body: Any, base_url: str) -> AnswerStyle:
+        """How the pictures of a body are to look; raises `ApiError` for what does not go together."""
 
         def url_of(name: str) -> str:
-            return base + IMAGE_ROUTE.format(name=name)
+            return base_url + IMAGE_ROUTE.format(name=name)
 
         return AnswerStyle.of(body, described=self.described, store=self.store, url_of=url_of)
 
@@ -87,3 +96,10 @@ class Server:
 def server_of(request: Request) -> Server:
     """The server of the app that a request came to; a FastAPI dependency too."""
     return request.app.state.server
+
+
+def caller_of(request: Request) -> Caller:
+    """Who asks: by the key that was let in, and the address that the request came to."""
+    server = server_of(request)
+    base = (server.settings.public_url or str(request.base_url)).rstrip("/")
+    return Caller(getattr(request.state, "caller", None), base)

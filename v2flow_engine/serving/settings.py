@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from v2flow_engine.errors import RequestError
 
@@ -19,6 +20,10 @@ class Limits:
     pictures: under way at once in this process, waiting ones included; more are told to come again.
     request_seconds: a request must be answered after so long, or it is given up.
     url_seconds: an answer's URL works for so long. url_bytes: of all pictures kept for URLs; the oldest go first.
+    file_bytes: of one uploaded file. files, files_bytes: of all, those that batches make included; what is beyond is
+    refused. file_seconds: a file, and what is known of a batch, is kept so long at most.
+    batches: that are not over at once; batch_lines: of each. batch_pictures: of all batches that are in the stages at
+    once, beside `pictures`; see `Admission`.
     """
 
     prompt_chars: int = 32_000
@@ -33,6 +38,13 @@ class Limits:
     request_seconds: float = 300.0
     url_seconds: float = 3600.0
     url_bytes: int = 1024 * MIB
+    file_bytes: int = 64 * MIB
+    files: int = 10_000
+    files_bytes: int = 8192 * MIB
+    file_seconds: float = 30 * 86_400.0
+    batches: int = 100
+    batch_lines: int = 50_000
+    batch_pictures: int = 16
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -67,7 +79,8 @@ class Replicas:
 class ServerSettings:
     """model_dir: absolute. names: that clients may ask for, the first is the one shown; without any, the model's own.
 
-    image_dir: where pictures for URLs are kept; every ingress must see the same one.
+    image_dir: where pictures for URLs are kept; data_dir: where files and batches are, None for a folder beside
+    image_dir. Every ingress must see the same ones.
     key_digests: SHA-256 in hex of the keys that may call; none lets everybody in. requests_per_minute: of each key
     (or client address without keys); None is without limit. cors_origins: web pages that may call from a browser.
     public_url: what URLs in answers begin with; None takes it from the request.
@@ -77,6 +90,7 @@ class ServerSettings:
 
     model_dir: str
     image_dir: str
+    data_dir: str | None = None
     names: tuple[str, ...] = ()
     device: str = "cpu"
     max_num_seqs: int = 64
@@ -90,3 +104,8 @@ class ServerSettings:
     decoder_replicas: Replicas = field(default_factory=Replicas)
     ingress_replicas: Replicas = field(default_factory=Replicas)
     drain_seconds: float = 60.0
+
+    @property
+    def data_path(self) -> Path:
+        """Where files and batches are."""
+        return Path(self.data_dir or f"{self.image_dir.rstrip('/')}-data")

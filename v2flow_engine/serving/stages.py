@@ -36,7 +36,7 @@ def start_token_worker(
     def start() -> TokenGenerator:
         return TokenGenerator(folder, max_num_seqs=settings.max_num_seqs, guided=settings.guided)
 
-    return TokenWorker(start, max_in_flight=settings.limits.pictures, on_death=on_death)
+    return TokenWorker(start, max_in_flight=_in_flight(settings), on_death=on_death)
 
 
 def start_decoder_worker(
@@ -49,7 +49,12 @@ def start_decoder_worker(
     def start() -> DecoderEngine:
         return DecoderEngine.from_folder(folder, settings.device)
 
-    return DecoderWorker(start, max_in_flight=2 * settings.limits.pictures, on_death=on_death)
+    return DecoderWorker(start, max_in_flight=2 * _in_flight(settings), on_death=on_death)
+
+
+def _in_flight(settings: ServerSettings) -> int:
+    """Pictures of requests and of batches."""
+    return settings.limits.pictures + settings.limits.batch_pictures
 
 
 async def decode_with(

@@ -1,4 +1,6 @@
-"""Bytes that a caller sent, as a file or a data URL -> a PIL image, loaded; bombs are refused by their headers.
+"""Bytes that a caller sent, in a form, as a data URL or as a file before -> a PIL image, loaded.
+
+Bombs are refused by their headers.
 
 File names are never used. Knows nothing of what the picture is for.
 """
@@ -15,10 +17,12 @@ from PIL import Image
 
 from v2flow_engine.errors import RequestError
 from v2flow_engine.reading import READ_ERRORS
+from v2flow_engine.serving.file_store import FileStore
 from v2flow_engine.serving.protocol.images import ImageReference
 from v2flow_engine.serving.settings import Limits
 
 FORMATS = ("PNG", "WEBP", "JPEG")
+PURPOSES = ("vision", "user_data")  # of uploaded files that may be pictures
 _DATA_URL = re.compile(r"data:image/[a-z.+-]{1,20}(;[a-z0-9=-]{1,40})*;base64,", re.IGNORECASE)
 
 
@@ -44,10 +48,14 @@ def open_upload(data: bytes, param: str, limits: Limits) -> Image.Image:
     return image
 
 
-def open_reference(reference: ImageReference, param: str, limits: Limits) -> Image.Image:
-    """A data URL in a JSON body -> the picture. Raises `RequestError` for anything else."""
-    if reference.file_id is not None and reference.image_url is None:
-        raise RequestError(f"{param}.file_id: this server takes pictures as data URLs, not by id", param)
+def open_reference(
+    reference: ImageReference, param: str, limits: Limits, files: FileStore, owner: str | None
+) -> Image.Image:
+    """A data URL in a JSON body, or the id of an uploaded file -> the picture. Raises `RequestError` otherwise."""
+    if (reference.file_id is None) == (reference.image_url is None):
+        raise RequestError(f"{param} must have one of image_url and file_id", param)
+    if reference.file_id is not None:
+        return open_upload(_file(reference.file_id, param, limits, files, owner), param, limits)
     url = reference.image_url or ""
     head = _DATA_URL.match(url[:200])
     if head is None:
@@ -60,3 +68,14 @@ def open_reference(reference: ImageReference, param: str, limits: Limits) -> Ima
     except (binascii.Error, ValueError) as error:
         raise RequestError(f"{param}.image_url is no valid base64", param) from error
     return open_upload(data, param, limits)
+
+
+def _file(file_id: str, param: str, limits: Limits, files: FileStore, owner: str | None) -> bytes:
+    file = files.get(file_id, owner)
+    opened = None if file is None or file.purpose not in PURPOSES else files.open(file)
+    if opened is None:
+        raise RequestError(
+            f"{param}.file_id names no file of yours with the purpose {' or '.join(PURPOSES)}", param
+        )
+    with opened:
+        return opened.read(limits.upload_bytes + 1)

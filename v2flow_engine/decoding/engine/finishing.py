@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from v2flow_engine.decoding.decoder import Decoder
 from v2flow_engine.decoding.engine.decoder_engine import DecoderEngine
 from v2flow_engine.decoding.engine.pixels import HostPicture
 from v2flow_engine.decoding.request import DecodeRequest
@@ -23,12 +24,16 @@ THREADS = 4  # compressing leaves Python's lock alone
 
 
 def finish_pictures(
-    engine: DecoderEngine, requests: Sequence[DecodeRequest], finish: Finish[Value], threads: int = THREADS
+    engine: DecoderEngine | Decoder,
+    requests: Sequence[DecodeRequest],
+    finish: Finish[Value],
+    threads: int = THREADS,
 ) -> Iterator[tuple[int, Value]]:
     """Decode, and finish each picture in a thread.
 
     Args:
-        engine: idle; nobody else may use it until the last value has come, or the iterator is closed.
+        engine: idle; nobody else may use it until the last value has come, or the iterator is closed. A plain decoder
+            has all pictures ready before the first is finished.
         finish: called in one of `threads` threads. Neither the engine nor the device waits for it: pictures that are
             not finished yet wait in memory.
 
@@ -39,8 +44,17 @@ def finish_pictures(
         RequestError: before any work, as in `DecoderEngine.decode`. Whatever `finish` raises; the other pictures are
             cancelled then.
     """
+    if isinstance(engine, Decoder):
+        return _finish_all(engine.decode(requests), finish, threads)
     places = {request_id: place for place, request_id in enumerate(engine.add_all(requests))}
     return _finish(engine, places, finish, threads)
+
+
+def _finish_all(
+    pictures: Sequence[np.ndarray], finish: Finish[Value], threads: int
+) -> Iterator[tuple[int, Value]]:
+    with ThreadPoolExecutor(threads, "v2flow-finish") as pool:
+        yield from enumerate(pool.map(finish, range(len(pictures)), pictures))
 
 
 def _finish(

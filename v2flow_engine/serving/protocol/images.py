@@ -35,7 +35,10 @@ class EditFields(PictureBody):
 
 
 class ImageReference(Body):
-    """A picture in a JSON body. image_url: a data URL; no other address is fetched."""
+    """A picture in a JSON body: one of both.
+
+    image_url: a data URL; no other address is fetched. file_id: of a file that was uploaded.
+    """
 
     image_url: str | None = None
     file_id: Short | None = None

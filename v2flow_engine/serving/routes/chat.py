@@ -28,7 +28,7 @@ from v2flow_engine.serving.protocol.chat import (
     ImagePart,
     ImageUrl,
 )
-from v2flow_engine.serving.server import Server, server_of
+from v2flow_engine.serving.server import Server, caller_of, server_of
 from v2flow_engine.serving.studio import Picture, Tokens
 
 router = APIRouter()
@@ -41,7 +41,7 @@ async def complete(body: ChatBody, request: Request, server: Shared) -> Response
     server.check_model(body.model)
     prompt = prompt_of(body)
     server.check_counts(prompt, body.n)
-    style = server.style(request, body)
+    style = server.style(body, caller_of(request).base_url)
     job = generation_job(server.folder, prompt, body, n=body.n, size=body.size, quality=body.quality)
     head = {
         "id": f"chatcmpl-{secrets.token_hex(12)}",

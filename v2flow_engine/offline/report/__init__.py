@@ -1,0 +1,1 @@
+"""A folder of pictures -> one page that says how the job went."""

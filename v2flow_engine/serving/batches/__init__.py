@@ -1,0 +1,1 @@
+"""`/v1/batches`: files of requests, answered by the server's own two stages when nobody waits for them."""
