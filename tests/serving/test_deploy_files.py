@@ -73,7 +73,10 @@ def test_the_ray_service_fits_together() -> None:
         assert serve_config("kuberay.yaml")["http_options"]["port"] in [
             port["containerPort"] for port in container["ports"]
         ]
-    assert args["image_dir"] in [mount["mountPath"] for mount in worker["volumeMounts"]]
+    mounts = [mount["mountPath"] for mount in worker["volumeMounts"]]
+    assert all(
+        any(args[name].startswith(f"{each}/") for each in mounts) for name in ("image_dir", "data_dir")
+    )
     probe = worker["readinessProbe"]
     assert probe["httpGet"] == {"path": "/ready", "port": 8000}
     assert probe["timeoutSeconds"] > named("v2flow_engine.serving.ray_backend:CHECK_SECONDS")
