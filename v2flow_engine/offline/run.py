@@ -189,7 +189,7 @@ class JobRun:
         run = self._run_on_ray(single, table, logs)
         yield from run.images(itertools.islice(requests, count), single)
         state = run.last_state
-        seconds = {pool: state.busy[pool] / max(1, state.rows[pool]) for pool in state.busy}
+        seconds = {pool: state.seconds_per_picture(pool) for pool in state.busy}
         size = sizing.calibrated(todo, cluster, seconds["tokens"], seconds["decoder"])
         note = (
             f"measured {1000 * seconds['tokens']:.1f} ms of a token actor and {1000 * seconds['decoder']:.1f} ms of a "
