@@ -118,8 +118,8 @@ class Sink:
 
     @property
     def kept(self) -> int:
-        """Finished pictures in the folder."""
-        return len(self.finished) + self.written
+        """Finished pictures in the folder; those of a shard that grows do not count yet."""
+        return len(self.finished) + self.written - len(self._waiting)
 
     def write(self, picture: Picture, finished: FinishedImage) -> None:
         """Keep a picture, or note why there is none. Raises `OutputError`."""
@@ -273,15 +273,23 @@ def open_sink(
             sink.close(whole=False)
             raise
         except BaseException:
-            sink.close(whole=True)
+            _end(sink)
             raise
         else:
-            sink.close(whole=True)
+            _end(sink)
     finally:
         os.close(handle)
         for path in created:  # only those that are empty go
             with contextlib.suppress(OSError):
                 path.rmdir()
+
+
+def _end(sink: Sink) -> None:
+    try:
+        sink.close(whole=True)
+    except OutputError:  # no scraps of a last shard that found no place
+        sink.close(whole=False)
+        raise
 
 
 def _create(directory: Path) -> list[Path]:
