@@ -56,10 +56,10 @@ def tiny_autoencoder(latent_channels: int = 4) -> AutoencoderDC:
     )
 
 
-def build_tiny_model(directory: Path, seed: int = 0) -> Path:
-    """Write the folder and return it. The same seed gives the same weights."""
+def build_tiny_model(directory: Path, seed: int = 0, grids: dict[str, list[int]] | None = None) -> Path:
+    """Write the folder and return it. The same seed gives the same weights. grids: sizes besides `SIZE`."""
     directory = Path(directory)
-    vocabulary = build_tiny_llm(directory / "llm", seed=seed, grids={SIZE: [4, 4]})
+    vocabulary = build_tiny_llm(directory / "llm", seed=seed, grids={SIZE: [4, 4], **(grids or {})})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         config = tiny_tokenizer_config(vocabulary.text_vocab_size)

@@ -77,7 +77,7 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
         self._commands: deque[Callable[[Engine], None]] = deque()
         self._calls: set[Future[Any]] = set()
         self._wake = threading.Condition(threading.RLock())
-        self._closing = self._draining = self._over = False
+        self._closing = self._draining = self._over = self._starting = False
         self._end: BaseException | None = None
         self._numbers = itertools.count()
         self._counts = dict.fromkeys(("finished", "failed", "cancelled", "steps", "deaths"), 0)
@@ -117,6 +117,11 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
     def over(self) -> bool:
         """Whether it is closed or gave up: nothing will be served any more."""
         return self._over
+
+    @property
+    def starting(self) -> bool:
+        """Whether an engine is being made, which nothing can interrupt."""
+        return self._starting
 
     def submit(self, request: Request, extra: Any = None) -> Future[Result]:
         """Queue a request.
@@ -177,11 +182,14 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
         deaths = 0
         while True:
             finished = self._counts["finished"]
+            self._starting = True
             try:
                 engine = self._start()
             except BaseException as error:
                 self._finish(error, f"did not start: {type(error).__name__}: {error}")
                 return
+            finally:
+                self._starting = False
             cause = self._serve(engine)
             if cause is not None:
                 self._counts["deaths"] += 1

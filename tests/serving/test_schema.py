@@ -5,16 +5,18 @@ Not checked is that all data that the schema allows is taken: how many tokens a 
 
 from __future__ import annotations
 
+import json
 from unittest import SkipTest
 
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
+from openai import OpenAI
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
-from tests.serving.conftest import WAIT, Live
+from tests.serving.conftest import WAIT, Live, until
 
 EXAMPLES = 25
 load_all_checks()
@@ -53,4 +55,31 @@ def test_the_document_is_true(live: Live, mode: GenerationMode) -> None:
             continue
         tried.add(operation.label)
     assert {"POST /v1/images/generations", "POST /v1/chat/completions", "POST /v1/images/edits"} <= tried
-    assert {"POST /v1/files", "GET /v1/files", "POST /v1/batches", "GET /v1/batches/{batch_id}"} <= tried
+    assert {"POST /v1/files", "GET /v1/files", "POST /v1/batches", "GET /v1/batches"} <= tried
+
+
+def test_the_document_is_true_of_what_there_is(live: Live) -> None:
+    """Ids that are guessed name nothing, so here are some of a real file and a real batch."""
+    document = schemathesis.openapi.from_url(f"{live.url}/openapi.json")
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/images/generations", "body": {"prompt": "a cat"}}
+    with OpenAI(base_url=f"{live.url}/v1", api_key="x", timeout=WAIT) as client:
+        file = client.files.create(file=("a.jsonl", json.dumps(line).encode()), purpose="batch")
+        asked = {"input_file_id": file.id, "endpoint": "/v1/images/generations", "completion_window": "24h"}
+
+        def holds(path: str, method: str = "GET", status: int = 200, **parts: object) -> dict:
+            case = document[path][method].Case(**parts)
+            answer = case.call_and_validate(checks=CHECKED, timeout=WAIT)
+            assert answer.status_code == status
+            return answer.json() if "json" in answer.headers["content-type"][0] else {}
+
+        batch_id = holds("/v1/batches", "POST", body=asked, media_type="application/json")["id"]
+        batch, own = {"batch_id": batch_id}, {"file_id": file.id}
+        until(lambda: client.batches.retrieve(batch_id).status == "completed")
+        holds("/v1/batches/{batch_id}", path_parameters=batch)
+        holds("/v1/batches/{batch_id}/cancel", "POST", 400, path_parameters=batch)
+        assert holds("/v1/batches", query={"limit": 1})["data"]
+        assert holds("/v1/files", query={"limit": 1})["has_more"]
+        for address in ("/v1/files/{file_id}", "/v1/files/{file_id}/content"):
+            holds(address, path_parameters=own)
+        holds("/v1/files/{file_id}", "DELETE", path_parameters=own)
+        holds("/v1/files/{file_id}", status=404, path_parameters=own)

@@ -67,7 +67,7 @@ class GenerationParameters:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object."""
-        return dataclasses.asdict(self)
+        return dict(vars(self))  # all are plain values: dataclasses.asdict copies each, 20 times slower
 
 
 def _checked(folder: TokenizerFolder, values: dict[str, Any]) -> dict[str, Any]:

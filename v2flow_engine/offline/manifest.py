@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ class ManifestEntry:
 
     def to_line(self) -> str:
         """A JSON line, newline included."""
-        values = {name: value for name, value in asdict(self).items() if value is not None}
+        values = {name: value for name, value in vars(self).items() if value is not None}
         return json.dumps(values, ensure_ascii=False) + "\n"
 
 
@@ -109,13 +110,18 @@ def rewrite_manifest(directory: Path, keep: Callable[[ManifestEntry], bool]) -> 
 
 
 def sort_manifest(directory: Path) -> None:
-    """Bring the lines into the order of the pictures' places, unless there are very many."""
+    """Bring the lines into the order of the pictures' places, unless there are very many. Holds one line at a time."""
     path = directory / MANIFEST
     if path.stat().st_size > SORTED_UP_TO:
         return
-    entries = sorted(iter_manifest(directory), key=lambda entry: entry.place)
-    with temporary_name(path).open("w", encoding="utf-8") as file:
-        file.writelines(entry.to_line() for entry in entries)
+    places = array("q", (entry.place for entry in iter_manifest(directory)))
+    with path.open("rb") as lines, temporary_name(path).open("wb") as file:
+        starts = array("q", [0])
+        for line in lines:
+            starts.append(starts[-1] + len(line))
+        for number in sorted(range(len(places)), key=places.__getitem__):
+            lines.seek(starts[number])
+            file.write(lines.readline())
         file.flush()
         os.fsync(file.fileno())
     temporary_name(path).replace(path)

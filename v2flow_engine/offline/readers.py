@@ -16,6 +16,9 @@ from v2flow_engine.errors import DataError
 
 RawRow = tuple[str, dict[str, Any], str]
 PARQUET_ROWS = 1024
+PARQUET_BUFFER = (
+    2**20
+)  # bytes of each column; without it, whole columns of a row group, which may be the whole file
 MAX_MEMBER_BYTES = 2**20  # of a tar's .json and .txt members
 
 
@@ -74,7 +77,7 @@ def read_parquet(file: BinaryIO, name: str) -> Iterator[RawRow]:
     import pyarrow.parquet
 
     try:
-        parquet = pyarrow.parquet.ParquetFile(file)
+        parquet = pyarrow.parquet.ParquetFile(file, buffer_size=PARQUET_BUFFER, pre_buffer=False)
         binary = (pyarrow.types.is_binary, pyarrow.types.is_large_binary, pyarrow.types.is_fixed_size_binary)
         wanted = [f.name for f in parquet.schema_arrow if not any(is_binary(f.type) for is_binary in binary)]
         number = 0
@@ -94,7 +97,8 @@ def read_webdataset(file: BinaryIO, name: str) -> Iterator[RawRow]:
     key, columns, problem = None, {}, ""
     try:
         with tarfile.open(fileobj=file, mode="r|*") as tar:
-            for member in tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # it would keep them all
                 if not member.isfile():
                     continue
                 folder, _, base = member.name.rpartition("/")

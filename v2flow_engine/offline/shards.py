@@ -110,6 +110,7 @@ class TarShard(Shard):
         info.size = len(data)
         offset = self._tar.offset + tarfile.BLOCKSIZE
         self._tar.addfile(info, io.BytesIO(data))
+        self._tar.members.clear()  # it would keep them all
         return offset
 
     def _end(self) -> None:

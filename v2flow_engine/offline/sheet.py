@@ -21,7 +21,7 @@ SHEET = "index.html"
 MAX_EMBEDDED_BYTES = 24 * 2**20
 MAX_CARDS = 5000
 
-_PAGE = Template("""<!doctype html>
+_PAGE = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -71,7 +71,8 @@ document.getElementById("filter").addEventListener("input", (event) => {
 </script>
 </body>
 </html>
-""")
+"""
+_HEAD, _TAIL = map(Template, _PAGE.split("$cards\n"))
 
 
 def sheet_of(directory: Path, total: int) -> Path:
@@ -96,17 +97,20 @@ def write_sheet(
     """
     shown = _fitting(entries[:MAX_CARDS])
     embed = sum(entry.bytes for entry in shown) <= MAX_EMBEDDED_BYTES
-    page = _PAGE.substitute(
+    head = _HEAD.substitute(
         title=_title(entries),
         summary=escape(_summary(total or len(entries), shown, errors)),
         ratio=_ratio(entries),
-        cards="\n".join(_card(directory, entry, embed) for entry in shown),
-        failures=_failures(errors),
-        footer=escape(_settings(entries)),
     )
+    tail = _TAIL.substitute(failures=_failures(errors), footer=escape(_settings(entries)))
     path = directory / SHEET
     temporary = directory / f".{SHEET}.tmp"
-    temporary.write_text(page, encoding="utf-8")
+    with temporary.open(
+        "w", encoding="utf-8"
+    ) as file:  # card by card: the page is pictures for the most part
+        file.write(head)
+        file.writelines(_card(directory, entry, embed) + "\n" for entry in shown)
+        file.write(tail)
     temporary.replace(path)
     return path
 

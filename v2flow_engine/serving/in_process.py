@@ -57,7 +57,13 @@ class InProcessBackend:
         return {name: dataclasses.asdict(worker.stats) for name, worker in workers.items()}
 
     async def close(self) -> None:
-        """See `Backend`."""
+        """See `Backend`. An engine that is just being made is not waited for."""
         for worker in (self.token_worker, self.decoder_worker):
-            await asyncio.to_thread(worker.close, drain=True, timeout=self.settings.drain_seconds)
-            await asyncio.to_thread(worker.close)
+            drain = 0 if worker.starting else self.settings.drain_seconds
+            await asyncio.to_thread(worker.close, drain=True, timeout=drain)
+            await asyncio.to_thread(worker.close, timeout=0 if worker.starting else None)
+
+    @property
+    def starting(self) -> bool:
+        """Whether an engine is being made."""
+        return self.token_worker.starting or self.decoder_worker.starting

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import os
 import signal
 import socket
 import sys
@@ -40,14 +42,33 @@ def make_server(folder: ModelFolder, settings: ServerSettings, backend: Backend)
     return uvicorn.Server(config)
 
 
+class _Ending:
+    """Whether a signal has asked for the end: of the server, if there is one already."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.server: uvicorn.Server | None = None
+        for ending in (signal.SIGINT, signal.SIGTERM):
+            # While uvicorn serves it catches them itself; when all is done it raises them again, and they come here.
+            signal.signal(ending, self._ask)
+
+    def _ask(self, *_: object) -> None:
+        self.asked = True
+        if self.server is not None:
+            self.server.should_exit = True
+
+
 def serve(folder: ModelFolder, settings: ServerSettings, listener: socket.socket) -> int:
     """Returns 0 after a signal, 1 if an engine did not start. listener: a bound socket."""
     log_to_stderr()
-    for ending in (signal.SIGINT, signal.SIGTERM):
-        # uvicorn catches them, ends in order, and raises them again when all is done.
-        signal.signal(ending, lambda *_: None)
+    ending = _Ending()
     backend = InProcessBackend(folder, settings)
-    return asyncio.run(_run(make_server(folder, settings, backend), backend, listener))
+    ending.server = make_server(folder, settings, backend)
+    code = 0 if ending.asked else asyncio.run(_run(ending.server, backend, listener))
+    if backend.starting:
+        # Native code in a thread that lives on would abort the interpreter as it ends.
+        atexit.register(os._exit, code)
+    return code
 
 
 async def _run(server: uvicorn.Server, backend: InProcessBackend, listener: socket.socket) -> int:
