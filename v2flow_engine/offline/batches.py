@@ -9,7 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from v2flow_engine.offline.planning import Picture
+    from v2flow_engine.offline.resume import Finished
 
 Item = TypeVar("Item")
 
@@ -33,3 +37,13 @@ def by_size(
     yield from sorted(filling.values(), key=len, reverse=True)
     if failure is not None:
         raise failure
+
+
+def unfinished(
+    pictures: Iterable[Picture], finished: Finished, rows_per_batch: int
+) -> Iterator[tuple[list[Picture], list[Picture]]]:
+    """A job's batches of which pictures are missing, each whole, and with it those pictures."""
+    for batch in by_size(pictures, rows_per_batch, attrgetter("request.parameters.size")):
+        missing = [picture for picture in batch if not finished.holds(picture)]
+        if missing:
+            yield batch, missing

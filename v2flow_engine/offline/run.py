@@ -7,12 +7,11 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from operator import attrgetter
 from typing import TYPE_CHECKING, TextIO
 
 from v2flow_engine.errors import DataError, EngineDeadError, OutputError, RequestError
 from v2flow_engine.generation.image_request import ImageRequest
-from v2flow_engine.offline.batches import by_size
+from v2flow_engine.offline.batches import unfinished
 from v2flow_engine.offline.live import LiveTable
 from v2flow_engine.offline.metrics import Metrics, earlier_runs
 from v2flow_engine.offline.planning import BadRow, Picture
@@ -117,11 +116,9 @@ class JobRun:
     def _batches(self, rows: int) -> Iterator[list[ImageRequest]]:
         """All batches of the job with a picture to do in them, those pictures noted as under way."""
         pictures = self.job.pictures(self.sink.finished, self._fail)
-        for batch in by_size(pictures, rows, attrgetter("request.parameters.size")):
-            wanted = [picture for picture in batch if not self.sink.finished.holds(picture)]
+        for batch, wanted in unfinished(pictures, self.sink.finished, rows):
             self.pictures.update({picture.request.index: picture for picture in wanted})
-            if wanted:
-                yield [picture.request for picture in batch]
+            yield [picture.request for picture in batch]
 
     def _usable(self, most: int) -> int:
         """How many pictures there are to do, counted up to `most`."""
