@@ -28,7 +28,8 @@ CPUS = (
 def cluster() -> Iterator[Cluster]:
     """A head without CPUs, which is the driver's, and two nodes. It has its own folder and no fixed port."""
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as session:
-        head = {"num_cpus": 0, "temp_dir": session, "include_dashboard": False}
+        head: dict[str, Any] = {"num_cpus": 0, "temp_dir": session, "include_dashboard": False}
+        head["_system_config"] = {"health_check_period_ms": 500}  # a lost node is noticed in seconds
         cluster = Cluster(initialize_head=True, head_node_args=head)
         try:
             for _ in range(2):
@@ -88,6 +89,10 @@ def test_a_killed_driver_and_then_a_killed_node_change_no_picture(
     assert token_nodes
     assert token_nodes != decoder_nodes  # spread over the nodes
     kept = len(list(out.glob("*.png")))
+    deadline = time.monotonic() + 60
+    while nodes_of(cluster, "Actor"):  # Ray ends what a dead driver has started
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
     driver = generate(cluster, model_dir, out)
     try:
