@@ -68,8 +68,11 @@ class TokenActor:
 
         self.feed, self.worker = feed, worker_name()
         self.folder = open_same_model(config.model, config.identity.get("model_digest"))
-        share = {"gpu_memory_utilization": 0.9 * config.gpus} if 0 < config.gpus < 1 else None
-        self.generator = TokenGenerator(self.folder, guided=config.guided, engine_args=share)
+        # What earlier batches left in the cache must not decide how the next one is computed.
+        engine_args: dict[str, Any] = {"enable_prefix_caching": False}
+        if 0 < config.gpus < 1:
+            engine_args["gpu_memory_utilization"] = 0.9 * config.gpus
+        self.generator = TokenGenerator(self.folder, guided=config.guided, engine_args=engine_args)
 
     def __call__(self, rows: Rows) -> Rows:
         """A row for each that comes in; of one that is finished already, an empty one."""
