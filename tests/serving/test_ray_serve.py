@@ -166,7 +166,7 @@ def test_an_answer_has_one_id_and_the_log_too(on_ray: OnRay, http: httpx.Client)
 
 
 def test_each_replica_has_counters_of_its_own(on_ray: OnRay) -> None:
-    text = httpx.get(f"{on_ray.url}/metrics", timeout=WAIT).text
+    text = httpx.get(f"{on_ray.url}/metrics", timeout=PATIENCE).text
     steps = {
         (sample.labels["stage"], sample.labels["replica"])
         for family in text_string_to_metric_families(text)
@@ -182,7 +182,7 @@ def test_a_batch_outlives_the_ingress_that_worked_on_it(on_ray: OnRay) -> None:
         {"custom_id": str(k), "method": "POST", "url": GENERATIONS, "body": body | {"seed": k}}
         for k in range(40)
     ]
-    with openai.OpenAI(base_url=f"{on_ray.url}/v1", api_key="x", timeout=WAIT, max_retries=20) as client:
+    with openai.OpenAI(base_url=f"{on_ray.url}/v1", api_key="x", timeout=PATIENCE, max_retries=20) as client:
         file = client.files.create(file=("a", "\n".join(map(json.dumps, lines)).encode()), purpose="batch")
         batch = client.batches.create(input_file_id=file.id, endpoint=GENERATIONS, completion_window="24h")
         until(lambda: client.batches.retrieve(batch.id).request_counts.completed >= 2)
