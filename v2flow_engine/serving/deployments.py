@@ -14,6 +14,7 @@ import sys
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
+from v2flow_engine.errors import RequestError
 from v2flow_engine.serving.settings import Replicas, ServerSettings
 from v2flow_engine.serving.tracing import tracing_to
 
@@ -130,7 +131,9 @@ class IngressReplica:
         return self.gate.under_way
 
 
-def build(settings: ServerSettings, *, cpus: float, gpus: float, threads: int) -> Application:
+def build(
+    settings: ServerSettings, *, cpus: float, gpus: float, threads: int, ingress_cpus: float = 0
+) -> Application:
     """The application. cpus, gpus: that each replica of a stage reserves; threads: torch's in it, 0 for its own."""
     from ray import serve
 
@@ -151,7 +154,7 @@ def build(settings: ServerSettings, *, cpus: float, gpus: float, threads: int) -
     ingress = serve.deployment(
         name=INGRESS,
         max_ongoing_requests=4 * settings.limits.pictures,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": ingress_cpus},
         graceful_shutdown_timeout_s=settings.drain_seconds,
         **_scaling(settings.ingress_replicas, settings.limits.pictures),
     )(serve.ingress()(IngressReplica))
@@ -161,21 +164,30 @@ def build(settings: ServerSettings, *, cpus: float, gpus: float, threads: int) -
 def build_from_args(args: dict[str, Any]) -> Application:
     """For a Serve config file: `import_path: v2flow_engine.serving.deployments:build_from_args`.
 
-    args: fields of `ServerSettings` (replicas as "1-4"), and `cpus`, `gpus` and `threads` of each replica of a stage.
+    args: fields of `ServerSettings` (replicas as "1-4"); `model`, a name or folder, in place of `model_dir`; `cpus`,
+    `gpus` and `threads` of each replica of a stage, and `ingress_cpus`. Raises `V2FlowError` for what is none of these.
     """
+    from v2flow_engine.checkpoint import open_model
     from v2flow_engine.serving.settings import Limits
 
     given = dict(args)
-    share = {name: given.pop(name, default) for name, default in (("cpus", 1), ("gpus", 0), ("threads", 0))}
+    defaults = {"cpus": 1, "gpus": 0, "threads": 0, "ingress_cpus": 0}
+    share = {name: given.pop(name, default) for name, default in defaults.items()}
+    if "model" in given:
+        given["model_dir"] = str(open_model(given.pop("model")).path.resolve())
     for name in ("token_replicas", "decoder_replicas", "ingress_replicas"):
         if name in given:
             given[name] = Replicas.parse(str(given[name]))
-    if "limits" in given:
-        given["limits"] = Limits(**given["limits"])
     for name in ("names", "key_digests", "cors_origins"):
         if name in given:
             given[name] = tuple(given[name])
-    return build(ServerSettings(**given), **share)
+    try:
+        if "limits" in given:
+            given["limits"] = Limits(**given["limits"])
+        settings = ServerSettings(**given)
+    except TypeError as error:  # a field that is missing or unknown; the message names it
+        raise RequestError(f"args of the Serve config: {error}") from error
+    return build(settings, **share)
 
 
 def _scaling(replicas: Replicas, target: int) -> dict[str, Any]:
