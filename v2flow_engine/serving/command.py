@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     answers.add_argument("--public-url", metavar="URL", help="what URLs of pictures begin with")
     answers.add_argument("--url-minutes", type=float, default=60.0, help="a URL works so long (%(default)g)")
     answers.add_argument(
-        "--image-dir", type=Path, metavar="DIR", help="keeps the pictures of URLs; a temporary one"
+        "--image-dir", type=Path, metavar="DIR", help="keeps the pictures of URLs (default: a temporary one)"
     )
     batches = parser.add_argument_group("files and batches")
     batches.add_argument(
