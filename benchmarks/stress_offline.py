@@ -223,7 +223,7 @@ def _kill_node(cluster: object) -> bool:
     """One that runs an actor, if there is one beside the driver's; another comes in its place."""
     nodes = sorted(cluster.worker_nodes, key=lambda node: -_actors_on(node))
     cluster.remove_node(nodes[0], allow_graceful=False)
-    cluster.add_node(num_cpus=1)
+    cluster.add_node(num_cpus=os.cpu_count())
     return True
 
 
@@ -251,14 +251,14 @@ def _three_nodes(folder: Path) -> Iterator[object]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     from ray.cluster_utils import Cluster
 
-    with tempfile.TemporaryDirectory(prefix="ray") as session:
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as session:
         cluster = Cluster(
             initialize_head=True,
             head_node_args={"num_cpus": 0, "temp_dir": session, "include_dashboard": False},
         )
         try:
             for _ in range(2):
-                cluster.add_node(num_cpus=1)
+                cluster.add_node(num_cpus=os.cpu_count())
             yield cluster
         finally:
             cluster.shutdown()
