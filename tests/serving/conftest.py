@@ -133,8 +133,8 @@ def http(live: Live) -> Iterator[httpx.Client]:
         yield client
 
 
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + WAIT
+def until(condition: Callable[[], bool], wait: float = WAIT) -> None:
+    end = time.monotonic() + wait
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.serving import faults
-from tests.serving.conftest import WAIT, free_port, until
+from tests.serving.conftest import free_port
+from tests.serving.conftest import until as until_within
 from tests.serving.pictures import alike, gradient, hole, png
 from tests.serving.test_load_and_loss import send
 from tests.tiny_model import build_tiny_model
@@ -32,6 +35,8 @@ GENERATIONS = "/v1/images/generations"
 SHORT = {"prompt": "a red apple", "seed": 3}
 LONG = {"prompt": "a red apple", "n": 4, "rounds": 16, "num_inference_steps": 1000, "seed": 1}
 MAX_PICTURES, DECODERS = 12, 2
+PATIENCE = 280.0  # a busy core may take minutes to start a replica
+until = partial(until_within, wait=PATIENCE)
 
 
 @dataclass(frozen=True)
@@ -49,14 +54,15 @@ class OnRay:
 
     def counters(self, stage: str) -> dict[str, float]:
         """Of a stage, over its replicas: in_flight, finished_total, steps_total, ..."""
-        answer = httpx.get(f"{self.url}/metrics", timeout=WAIT)
+        answer = httpx.get(f"{self.url}/metrics", timeout=PATIENCE)
         prefix = "v2flow_stage_"
-        return {
-            sample.name.removeprefix(prefix): sample.value
-            for family in text_string_to_metric_families(answer.text)
-            for sample in family.samples
-            if sample.name.startswith(prefix) and sample.labels["stage"] == stage
-        }
+        found: dict[str, float] = {}
+        for family in text_string_to_metric_families(answer.text):
+            for sample in family.samples:
+                if sample.name.startswith(prefix) and sample.labels["stage"] == stage:
+                    name = sample.name.removeprefix(prefix)
+                    found[name] = found.get(name, 0.0) + sample.value
+        return found
 
     def idle(self) -> bool:
         """Whether neither stage holds a request in any replica."""
@@ -93,19 +99,19 @@ def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnRay]:
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(WAIT)
+            process.wait(PATIENCE)
         process.kill()
 
 
 @pytest.fixture
 def http(on_ray: OnRay) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=on_ray.url, timeout=WAIT) as client:
+    with httpx.Client(base_url=on_ray.url, timeout=PATIENCE) as client:
         yield client
 
 
 def test_everything_is_answered(on_ray: OnRay, http: httpx.Client) -> None:
     assert http.get("/health").status_code == http.get("/ready").status_code == 200
-    with openai.OpenAI(base_url=f"{on_ray.url}/v1", api_key="x", timeout=WAIT) as client:
+    with openai.OpenAI(base_url=f"{on_ray.url}/v1", api_key="x", timeout=PATIENCE) as client:
         two = client.images.generate(prompt="a red apple", n=2, extra_body={"seed": 2})
         third = client.images.generate(prompt="a red apple", extra_body={"seed": 3})
         assert alike(two.data[1].b64_json, third.data[0].b64_json)
@@ -152,11 +158,50 @@ def test_a_full_server_says_when_to_come_again(on_ray: OnRay, http: httpx.Client
     assert http.post(GENERATIONS, json=SHORT).status_code == 200
 
 
+def test_an_answer_has_one_id_and_the_log_too(on_ray: OnRay, http: httpx.Client) -> None:
+    for given in ({}, {"x-request-id": "mine"}):
+        ids = http.get("/v1/models", headers=given).headers.get_list("x-request-id")
+        assert len(ids) == 1 and ids[0] == given.get("x-request-id", ids[0])
+        until(lambda own=ids[0]: f'"request_id": "{own}"' in on_ray.log.read_text())
+
+
+def test_each_replica_has_counters_of_its_own(on_ray: OnRay) -> None:
+    text = httpx.get(f"{on_ray.url}/metrics", timeout=PATIENCE).text
+    steps = {
+        (sample.labels["stage"], sample.labels["replica"])
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "v2flow_stage_steps_total"
+    }
+    assert sorted(stage for stage, _ in steps) == ["decoder"] * DECODERS + ["token"]
+
+
+def test_a_batch_outlives_the_ingress_that_worked_on_it(on_ray: OnRay) -> None:
+    body = {"prompt": "a red apple", "rounds": 16, "num_inference_steps": 300}
+    lines = [
+        {"custom_id": str(k), "method": "POST", "url": GENERATIONS, "body": body | {"seed": k}}
+        for k in range(40)
+    ]
+    with openai.OpenAI(base_url=f"{on_ray.url}/v1", api_key="x", timeout=PATIENCE, max_retries=20) as client:
+        file = client.files.create(file=("a", "\n".join(map(json.dumps, lines)).encode()), purpose="batch")
+        batch = client.batches.create(input_file_id=file.id, endpoint=GENERATIONS, completion_window="24h")
+        until(lambda: client.batches.retrieve(batch.id).request_counts.completed >= 2)
+        (ingress,) = on_ray.replicas("Ingress")
+        os.kill(ingress, signal.SIGKILL)
+        until(lambda: set(on_ray.replicas("Ingress")) - {ingress} != set())
+        until(lambda: client.batches.retrieve(batch.id).status == "completed")
+        answers = client.files.content(client.batches.retrieve(batch.id).output_file_id).text.splitlines()
+    assert sorted(int(json.loads(each)["custom_id"]) for each in answers) == list(range(40))
+    until(on_ray.idle)
+
+
 def _answers_while(on_ray: OnRay, count: int, body: dict[str, Any], act: Any) -> list[httpx.Response]:
     """Send requests with seeds of their own at once, do something, and wait for all answers."""
     with concurrent.futures.ThreadPoolExecutor(count) as pool:
         asked = [
-            pool.submit(httpx.post, f"{on_ray.url}{GENERATIONS}", json=body | {"seed": seed}, timeout=WAIT)
+            pool.submit(
+                httpx.post, f"{on_ray.url}{GENERATIONS}", json=body | {"seed": seed}, timeout=PATIENCE
+            )
             for seed in range(count)
         ]
         act()
@@ -201,13 +246,13 @@ def test_a_signal_finishes_what_is_under_way(on_ray: OnRay) -> None:
     def end() -> None:
         until(lambda: on_ray.counters("decoder")["steps_total"] > started)
         on_ray.process.send_signal(signal.SIGTERM)
-        until(lambda: httpx.get(f"{on_ray.url}/ready", timeout=WAIT).status_code == 503)
-        late.append(httpx.post(f"{on_ray.url}{GENERATIONS}", json=SHORT, timeout=WAIT))
+        until(lambda: httpx.get(f"{on_ray.url}/ready", timeout=PATIENCE).status_code == 503)
+        late.append(httpx.post(f"{on_ray.url}{GENERATIONS}", json=SHORT, timeout=PATIENCE))
 
     descendants = psutil.Process(on_ray.process.pid).children(recursive=True)
-    (answer,) = _answers_while(on_ray, 1, LONG | {"num_inference_steps": 300}, end)
+    (answer,) = _answers_while(on_ray, 1, LONG | {"num_inference_steps": 500}, end)
     assert answer.status_code == 200 and len(answer.json()["data"]) == LONG["n"]
     assert late[0].status_code == 503 and "retry-after" in late[0].headers
-    assert on_ray.process.wait(WAIT) == 0, on_ray.log.read_text()
+    assert on_ray.process.wait(PATIENCE) == 0, on_ray.log.read_text()
     _, alive = psutil.wait_procs(descendants, timeout=10)
     assert not alive

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TextIO
 
 from v2flow_engine.errors import DataError, EngineDeadError, OutputError, RequestError
+from v2flow_engine.files import told_as_output_error
 from v2flow_engine.generation.image_request import ImageRequest
 from v2flow_engine.offline.batches import unfinished
 from v2flow_engine.offline.live import LiveTable
@@ -63,7 +64,11 @@ class JobRun:
 
     def make(self) -> None:
         """Make what is to do, until it is done or something stops it. Raises `OutputError`."""
-        with LiveTable(self.metrics, self.stderr, self.sink.directory) as table, ExitStack() as stack:
+        with (
+            self._saying_what_is_kept(),
+            LiveTable(self.metrics, self.stderr, self.sink.directory) as table,
+            ExitStack() as stack,
+        ):
             try:
                 for finished in self._stream(table, stack):
                     picture = self.pictures.pop(finished.index, None)
@@ -77,13 +82,8 @@ class JobRun:
                 self.stopped = "interrupted"
             except (EngineDeadError, DataError, TooManyErrors) as error:
                 self.stopped = f"stopped: {error}"
-            except OutputError as error:
+            finally:
                 self.metrics.sample()
-                raise OutputError(
-                    f"{error}; {_images(len(self.sink.finished) + self.metrics.made)} made so far"
-                    ", run it again to go on"
-                ) from error
-            self.metrics.sample()
 
     def finish(self) -> int:
         """Write the sheet and metrics.json, say what came of it; returns the exit status."""
@@ -100,11 +100,11 @@ class JobRun:
             where = f"all in {sink.directory}/{ERRORS}"
             say(f"{_images(sink.failed_pictures)} failed, the first: {sink.first_error} ({where})")
         if sink.kept:
-            if metrics.made or metrics.failed or self.stopped or not metrics.earlier:
-                metrics.write(
-                    sink.directory, self.stopped
-                )  # a run that found nothing to do leaves the last one's
-            sheet = sheet_of(sink.directory, sink.kept)
+            with self._saying_what_is_kept(), told_as_output_error(sink.directory):
+                # a run that found nothing to do leaves the last one's
+                if metrics.made or metrics.failed or self.stopped or not metrics.earlier:
+                    metrics.write(sink.directory, self.stopped)
+                sheet = sheet_of(sink.directory, sink.kept)
             seconds = metrics.seconds
             rate = f" in {seconds:.1f} s, {metrics.made / seconds:.2f} images/s" if metrics.made else ""
             nothing = "" if metrics.made or self.stopped or sink.failed_pictures else ", none missing"
@@ -112,6 +112,14 @@ class JobRun:
         if self.stopped == "interrupted":
             return 130
         return 1 if sink.failed_pictures or self.stopped else 0
+
+    @contextmanager
+    def _saying_what_is_kept(self) -> Iterator[None]:
+        try:
+            yield
+        except OutputError as error:
+            kept = _images(self.sink.kept)
+            raise OutputError(f"{error}; {kept} made so far, run it again to go on") from error
 
     def _batches(self, rows: int) -> Iterator[list[ImageRequest]]:
         """All batches of the job with a picture to do in them, those pictures noted as under way."""
@@ -199,7 +207,7 @@ class JobRun:
         run = self._run_on_ray(single, table, logs)
         yield from run.images_of(itertools.islice(batches, count), single)
         state = run.last_state
-        seconds = {pool: state.busy[pool] / max(1, state.rows[pool]) for pool in state.busy}
+        seconds = {pool: state.seconds_per_picture(pool) for pool in state.busy}
         size = sizing.calibrated(todo, cluster, seconds["tokens"], seconds["decoder"])
         size = replace(size, rows_per_batch=rows)
         note = (

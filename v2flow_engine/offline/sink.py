@@ -120,8 +120,8 @@ class Sink:
 
     @property
     def kept(self) -> int:
-        """Finished pictures in the folder."""
-        return len(self.finished) + self.written
+        """Finished pictures in the folder; those of a shard that grows do not count yet."""
+        return len(self.finished) + self.written - len(self._waiting)
 
     def keep_rows_per_batch(self, rows: int) -> None:
         """Note how large the batches of this job are, so that a run that goes on makes the same ones."""
@@ -282,15 +282,23 @@ def open_sink(
             sink.close(whole=False)
             raise
         except BaseException:
-            sink.close(whole=True)
+            _end(sink)
             raise
         else:
-            sink.close(whole=True)
+            _end(sink)
     finally:
         os.close(handle)
         for path in created:  # only those that are empty go
             with contextlib.suppress(OSError):
                 path.rmdir()
+
+
+def _end(sink: Sink) -> None:
+    try:
+        sink.close(whole=True)
+    except OutputError:  # no scraps of a last shard that found no place
+        sink.close(whole=False)
+        raise
 
 
 def read_rows_per_batch(directory: Path) -> int | None:

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from v2flow_engine.offline.cluster import cluster_resources, ray_cluster
@@ -37,21 +38,26 @@ def serve(settings: ServerSettings, host: str, port: int) -> int:
             ray_serve.start(http_options={"host": host, "port": port, "keep_alive_timeout_s": 30})
             try:
                 ray_serve.run(application, name=APP_NAME, route_prefix="/")
-            except RuntimeError as error:  # Serve tried each replica a few times
-                print(f"v2flow: {error}", file=sys.stderr, flush=True)
+            except RuntimeError as error:
+                print(f"v2flow: {reason(str(error))}", file=sys.stderr, flush=True)
                 return 1
-            for ending in (
-                signal.SIGINT,
-                signal.SIGTERM,
-            ):  # only now: Ray sets handlers of its own as it starts
+            for ending in (signal.SIGINT, signal.SIGTERM):  # only now: Ray sets its own as it starts
                 signal.signal(ending, lambda *_: ended.set())
             print(f"v2flow: ready after {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
             ended.wait()
-            drain(settings.drain_seconds)
-            ray_serve.delete(APP_NAME)  # the proxy is still there, and passes on the ends of answers
+            if drain(settings.drain_seconds):
+                ray_serve.delete(APP_NAME)  # the proxy is still there, and passes on the ends of answers
         finally:
-            ray_serve.shutdown()
+            # On somebody else's cluster there may be other applications.
+            ray_serve.delete(APP_NAME) if os.environ.get("RAY_ADDRESS") else ray_serve.shutdown()
     return 0
+
+
+def reason(told: str) -> str:
+    """Why Serve gave up, from its message, which holds the traceback of a replica that it started a few times."""
+    lines = [line.strip() for line in told.splitlines() if line.strip()]
+    errors = [line for line in lines if "EngineDeadError: " in line]
+    return errors[-1].partition("EngineDeadError: ")[2] if errors else (lines or ["Ray Serve gave up"])[0]
 
 
 def drain(seconds: float) -> bool:
@@ -66,15 +72,10 @@ def drain(seconds: float) -> bool:
 
     end = time.monotonic() + seconds
     ingress = ray_serve.get_app_handle(APP_NAME)
+    died_meanwhile = (RayError, RayServeException, TimeoutError)  # a replica; the others are asked again
     while (left := end - time.monotonic()) > 0:
-        try:
+        with suppress(*died_meanwhile):
             if not any(ingress.broadcast("drain").results(timeout_s=left)):
                 return True
-        except (
-            RayError,
-            RayServeException,
-            TimeoutError,
-        ):  # a replica died meanwhile: the others are asked again
-            pass
         time.sleep(POLL_SECONDS)
     return False

@@ -28,6 +28,7 @@ DAY, GIB = 86_400, 2**30
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `v2flow serve`."""
     from v2flow_engine.generation.pipeline import DEFAULT_MODEL
+    from v2flow_engine.serving.tracing import BASE_VARIABLE
 
     parser.add_argument("--model", default=DEFAULT_MODEL, help="name or folder (default: %(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
@@ -69,6 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     batches.add_argument(
         "--batch-pictures", type=int, default=16, help="of batches under way at once (default: %(default)s)"
     )
+    parser.add_argument(
+        "--otlp-endpoint", metavar="URL", help=f"of an OpenTelemetry collector; {BASE_VARIABLE} names it too"
+    )
     load = parser.add_argument_group("load")
     load.add_argument(
         "--max-pictures", type=int, default=256, help="under way at once (default: %(default)s)"
@@ -96,11 +100,16 @@ def run(args: argparse.Namespace) -> int:
         if args.single_process:
             from v2flow_engine.serving.single_process import serve
 
-            return serve(folder, settings, listener)
-        from v2flow_engine.serving.cluster import serve as serve_on_ray
+            code, ended = serve(folder, settings, listener)
+        else:
+            from v2flow_engine.serving.cluster import serve as serve_on_ray
 
-        listener.close()  # Ray's proxy binds it itself
-        return serve_on_ray(settings, host, port)
+            listener.close()  # Ray's proxy binds it itself
+            code, ended = serve_on_ray(settings, host, port), True
+    if not ended:
+        sys.stdout.flush()
+        os._exit(code)
+    return code
 
 
 def check(args: argparse.Namespace, image_dir: Path, data_dir: Path) -> tuple[ModelFolder, ServerSettings]:
@@ -111,6 +120,7 @@ def check(args: argparse.Namespace, image_dir: Path, data_dir: Path) -> tuple[Mo
     from v2flow_engine.generation.pipeline import default_device
     from v2flow_engine.serving.keys import digest
     from v2flow_engine.serving.settings import Limits, Replicas, ServerSettings
+    from v2flow_engine.serving.tracing import traces_url, tracing_to
 
     check_whole("--port", args.port, 0, 65535)
     check_whole("--max-pictures", args.max_pictures, 10, 10**6)
@@ -147,7 +157,9 @@ def check(args: argparse.Namespace, image_dir: Path, data_dir: Path) -> tuple[Mo
         decoder_replicas=Replicas.parse(args.decoder_replicas),
         ingress_replicas=Replicas.parse(args.ingress_replicas),
         drain_seconds=args.drain,
+        traces_url=traces_url(args.otlp_endpoint),
     )
+    tracing_to(settings.traces_url)  # is OpenTelemetry here?
     return folder, settings
 
 
