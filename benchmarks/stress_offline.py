@@ -93,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run it; 1 if a folder was not as it should be."""
     args = parser().parse_args(argv)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # leave no cluster behind
+    os.environ.setdefault("RAY_worker_niceness", "0")  # by default workers yield to whatever else runs
     chance = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
