@@ -40,8 +40,8 @@ def make_server(folder: ModelFolder, settings: ServerSettings, backend: Backend)
     return uvicorn.Server(config)
 
 
-class _EndedError(Exception):
-    """A signal came before there was a server to end."""
+class _EndedError(BaseException):
+    """A signal came before there was a server to end. No `Exception`, lest an import that fails softly swallows it."""
 
 
 class _Ending:
