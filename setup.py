@@ -68,6 +68,7 @@ setup(
             "ray[serve]>=2.60,<2.64",
             "uvicorn>=0.30",
         ],
+        "trace": ["opentelemetry-exporter-otlp-proto-http>=1.30,<2", "opentelemetry-sdk>=1.30,<2"],
         "train": ["resvg-py>=0.5", "torchmetrics>=1.9,<2", "webdataset>=1.0,<2"],
         "dev": [
             "datasets>=4,<6",

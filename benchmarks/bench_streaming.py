@@ -30,6 +30,7 @@ if __name__ == "__main__":  # the checkout that this file is in
 from benchmarks.harness import machine
 from benchmarks.long_input import WRITERS
 from benchmarks.process_memory import memory_by_role
+from v2flow_engine.offline.command import sigterm_as_interrupt
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ("--size", "32x32", "--rounds", "1", "--flow-steps", "1", "--guidance", "1")
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.rows < 100:
         print("bench_streaming: error: --rows must be 100 at least", file=sys.stderr)
         return 2
-    with tempfile.TemporaryDirectory(dir=args.dir) as directory:
+    with sigterm_as_interrupt(), tempfile.TemporaryDirectory(dir=args.dir) as directory:
         report = run(args, Path(directory))
     print(table(report))
     print(json.dumps(report))
@@ -144,7 +145,7 @@ def watch(arguments: Sequence[str], log: Path, every: float) -> tuple[int, list[
                     moments.append(Moment(time.perf_counter() - start, pictures, memory))
                 time.sleep(every)
         except BaseException:
-            process.terminate()
+            process.terminate()  # it ends what it has started, and keeps what is finished
             raise
         return process.wait(), moments
 

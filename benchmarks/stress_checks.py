@@ -20,6 +20,7 @@ from v2flow_engine.offline.manifest import MANIFEST, ManifestEntry, iter_manifes
 from v2flow_engine.offline.metrics import METRICS
 from v2flow_engine.offline.reading_back import read_picture
 from v2flow_engine.offline.shards import SHARD_KINDS, SHARDS, read_shards
+from v2flow_engine.offline.sink import BATCHES
 
 SHEET = "index.html"
 
@@ -91,6 +92,6 @@ def _ids_in(shard: Path) -> Counter[str]:
 
 
 def _strangers(out: Path, entries: list[ManifestEntry]) -> Iterator[str]:
-    known = {entry.file for entry in entries} | {MANIFEST, METRICS, SHARDS, SHEET, "batches.json"}
+    known = {entry.file for entry in entries} | {MANIFEST, METRICS, SHARDS, SHEET, BATCHES}
     found = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     yield from (f"{name}: left behind" for name in sorted(found - known))

@@ -93,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run it; 1 if a folder was not as it should be."""
     args = parser().parse_args(argv)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # leave no cluster behind
+    os.environ.setdefault("RAY_worker_niceness", "0")  # by default workers yield to whatever else runs
     chance = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -223,7 +224,7 @@ def _kill_node(cluster: object) -> bool:
     """One that runs an actor, if there is one beside the driver's; another comes in its place."""
     nodes = sorted(cluster.worker_nodes, key=lambda node: -_actors_on(node))
     cluster.remove_node(nodes[0], allow_graceful=False)
-    cluster.add_node(num_cpus=1)
+    cluster.add_node(num_cpus=os.cpu_count())
     return True
 
 
@@ -251,14 +252,14 @@ def _three_nodes(folder: Path) -> Iterator[object]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     from ray.cluster_utils import Cluster
 
-    with tempfile.TemporaryDirectory(prefix="ray") as session:
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as session:
         cluster = Cluster(
             initialize_head=True,
             head_node_args={"num_cpus": 0, "temp_dir": session, "include_dashboard": False},
         )
         try:
             for _ in range(2):
-                cluster.add_node(num_cpus=1)
+                cluster.add_node(num_cpus=os.cpu_count())
             yield cluster
         finally:
             cluster.shutdown()

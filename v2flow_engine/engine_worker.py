@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from v2flow_engine.errors import EngineDeadError, QueueFullError, V2FlowError
+from v2flow_engine.histogram import SECONDS, SIZES, Histogram, Observed
 from v2flow_engine.pace import Pace
 
 Engine = TypeVar("Engine")
@@ -30,9 +32,18 @@ MAX_DEATHS_IN_A_ROW = 3  # engines that died without finishing anything; then so
 
 @dataclass(frozen=True)
 class WorkerStats:
-    """Since the worker began. in_flight: submitted and not finished. deaths: engines that broke."""
+    """Since the worker began. in_flight: submitted and not finished. deaths: engines that broke.
 
+    running: of those in flight, that have taken part in a step. tokens: that the LLM wrote. queue_seconds: of a
+    request before its first step; compute_seconds: from then to its end. batch_sizes: of steps.
+    """
+
+    queue_seconds: Observed
+    compute_seconds: Observed
+    batch_sizes: Observed
     in_flight: int = 0
+    running: int = 0
+    tokens: int = 0
     finished: int = 0
     failed: int = 0
     cancelled: int = 0
@@ -42,12 +53,14 @@ class WorkerStats:
 
 @dataclass
 class Ticket(Generic[Request, Result]):
-    """One request under way. extra: what the subclass keeps with it."""
+    """One request under way. extra: what the subclass keeps with it. started: when its first step began."""
 
     request_id: str
     request: Request
     extra: Any
     future: Future[Result] = field(default_factory=Future)
+    submitted: float = field(default_factory=time.perf_counter)
+    started: float | None = None
 
 
 class EngineWorker(ABC, Generic[Engine, Request, Result]):
@@ -80,7 +93,12 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
         self._closing = self._draining = self._over = self._starting = False
         self._end: BaseException | None = None
         self._numbers = itertools.count()
-        self._counts = dict.fromkeys(("finished", "failed", "cancelled", "steps", "deaths"), 0)
+        self._counts = dict.fromkeys(
+            ("finished", "failed", "cancelled", "steps", "deaths", "tokens", "running"), 0
+        )
+        self._queue_seconds, self._compute_seconds = Histogram(SECONDS), Histogram(SECONDS)
+        self._batch_sizes = Histogram(SIZES)
+        self._unstarted: deque[Ticket[Request, Result]] = deque()  # in the engine, in order
         self._pace = Pace()
         self._thread = threading.Thread(target=self._live, name=f"{name}-worker", daemon=True)
         self._thread.start()
@@ -98,8 +116,20 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
         """Whether a step would do something."""
 
     @abstractmethod
-    def _step(self, engine: Engine) -> Iterable[tuple[str, Result]]:
+    def _step(self, engine: Engine) -> Sequence[tuple[str, Result]]:
         """One step; what it finished."""
+
+    @abstractmethod
+    def _has_place(self, engine: Engine, request_id: str) -> bool:
+        """Whether a request that was added takes part in steps."""
+
+    @abstractmethod
+    def _num_stepped(self, engine: Engine, finished: int) -> int:
+        """Requests that took part in the last step, which finished some."""
+
+    def _num_tokens(self, request: Request, result: Result) -> int:
+        """Tokens that were written for a result."""
+        return 0
 
     def _after_step(self, engine: Engine, running: Iterable[Ticket[Request, Result]]) -> None:
         """What a stage does between steps for those that are under way."""
@@ -111,7 +141,13 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
     def stats(self) -> WorkerStats:
         """Counters as of now."""
         with self._wake:
-            return WorkerStats(in_flight=len(self._tickets), **self._counts)
+            return WorkerStats(
+                self._queue_seconds.observed,
+                self._compute_seconds.observed,
+                self._batch_sizes.observed,
+                in_flight=len(self._tickets),
+                **self._counts,
+            )
 
     @property
     def over(self) -> bool:
@@ -222,10 +258,11 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
                 for command in commands:
                     command(engine)
                 if self._busy(engine):
+                    begun = time.perf_counter()
                     results = self._step(engine)
-                    self._counts["steps"] += 1
+                    self._note_step(engine, begun, {request_id for request_id, _ in results})
                     for request_id, result in results:
-                        self._resolve(request_id, result)
+                        self._resolve(request_id, result, begun)
                     with self._wake:
                         running = list(self._tickets.values())
                     self._after_step(engine, running)
@@ -239,11 +276,36 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
             self._add(engine, ticket)
         except V2FlowError as error:
             self._fail(ticket, error)
+        else:
+            self._unstarted.append(ticket)
 
-    def _resolve(self, request_id: str, result: Result) -> None:
+    def _note_step(self, engine: Engine, begun: float, finished: set[str]) -> None:
+        """Count a step, and note which requests it was the first one for."""
+        stepped = self._num_stepped(engine, len(finished))
+        self._counts["steps"] += 1
+        self._counts["running"] = stepped - len(finished)
+        self._batch_sizes.observe(stepped)
+        while self._unstarted:
+            ticket = self._unstarted[0]
+            if not ticket.future.done():
+                if ticket.request_id not in finished and not self._has_place(engine, ticket.request_id):
+                    return
+                self._start_ticket(ticket, begun)
+            self._unstarted.popleft()
+
+    def _start_ticket(self, ticket: Ticket[Request, Result], begun: float) -> None:
+        if ticket.started is None:
+            ticket.started = begun
+            self._queue_seconds.observe(max(0.0, begun - ticket.submitted))
+
+    def _resolve(self, request_id: str, result: Result, begun: float) -> None:
+        """begun: of the step that finished the request."""
         with self._wake:
             ticket = self._tickets.get(request_id)
         if ticket is not None and ticket.future.set_running_or_notify_cancel():
+            self._start_ticket(ticket, begun)  # it may have been its first step, too
+            self._compute_seconds.observe(time.perf_counter() - (ticket.started or begun))
+            self._counts["tokens"] += self._num_tokens(ticket.request, result)
             ticket.future.set_result(result)
 
     def _fail(self, ticket: Ticket[Request, Result], error: BaseException) -> None:
@@ -267,6 +329,8 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
         with self._wake:
             tickets, calls = list(self._tickets.values()), list(self._calls)
             self._commands.clear()
+        self._unstarted.clear()
+        self._counts["running"] = 0
         error = EngineDeadError(f"the {self.name} engine {what}")
         error.__cause__ = cause
         for ticket in tickets:

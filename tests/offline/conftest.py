@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.tiny_model import build_tiny_model
+from v2flow_engine.cli import main
 from v2flow_engine.offline.cluster import ray_cluster
 
 
@@ -15,6 +16,17 @@ from v2flow_engine.offline.cluster import ray_cluster
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model folder."""
     return build_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(model_dir: Path, ray_running: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """130 pictures of one prompt, made through Ray by `v2flow generate` with nothing in the way."""
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    assert (
+        main(["generate", "--model", str(model_dir), "--prompt", "a cat", "--n", "130", "--out", str(out)])
+        == 0
+    )
+    return out
 
 
 @pytest.fixture(scope="session")

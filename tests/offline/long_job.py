@@ -45,7 +45,7 @@ def make(job: GenerateJob) -> list[tuple[int, int]]:
     """All pictures, each 2 kB that nobody drew; (pictures, resident bytes) as they come."""
     resident = []
     with open_sink(job.out, job.output, job.identity, pictures=job.survey.pictures) as sink:
-        for picture in job.todo(sink.finished, sink.fail):
+        for picture in job.pictures(sink.finished, sink.fail):
             sink.write(picture, finished(picture.request.index, bytes(2000)))
             if sink.written % EVERY == 0:
                 resident.append((sink.written, resident_bytes()))

@@ -6,8 +6,6 @@ import dataclasses
 import hashlib
 import json
 import random
-import resource
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.offline.hindrances import limit_files, limits_end, small_files_only
 from tests.offline.pictures import MODEL, SETTINGS, finished, picture
 from v2flow_engine.errors import OutputError
 from v2flow_engine.files import slug
@@ -215,19 +214,6 @@ def test_a_failure_before_the_first_picture_leaves_no_folder(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-@contextmanager
-def small_files_only(size: int) -> Iterator[None]:
-    """Every write beyond `size` bytes of a file fails, as on a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
-
-
 @pytest.mark.parametrize("container", ["png", "webdataset", "parquet"])
 def test_a_full_disk_is_told_and_costs_nothing_that_is_finished(tmp_path: Path, container: str) -> None:
     output = OutputFormat.of(container, shard_pictures=2)
@@ -244,6 +230,23 @@ def test_a_full_disk_is_told_and_costs_nothing_that_is_finished(tmp_path: Path, 
         for index in (2, 3):
             sink.write(pictures[index], finished(index))
     assert sorted(ids(tmp_path)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("container", ["webdataset", "parquet"])
+def test_a_disk_that_is_full_for_the_last_shard_leaves_no_scraps(tmp_path: Path, container: str) -> None:
+    output = OutputFormat.of(container, shard_pictures=2)
+    pictures = [picture(i, label=output.label) for i in range(3)]
+    with (
+        limits_end(),
+        pytest.raises(OutputError, match="cannot be written"),
+        sink_in(tmp_path, output) as sink,
+    ):
+        for index in range(3):
+            sink.write(pictures[index], finished(index, bytes(5000)))
+        assert sink.kept == 2
+        limit_files(100)
+    assert todo(tmp_path, pictures) == [2]
+    assert [name for name in names(tmp_path) if name.startswith(".")] == []
 
 
 def test_two_runs_cannot_write_at_once(tmp_path: Path) -> None:

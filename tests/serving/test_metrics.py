@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.serving.conftest import Live, all_quiet, until
@@ -19,11 +20,17 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 def samples(http: httpx.Client) -> Samples:
     answer = http.get("/metrics")
     assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/plain")
-    return {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(answer.text)
-        for sample in family.samples
-    }
+    found: Samples = {}
+    for family in text_string_to_metric_families(answer.text):
+        for sample in family.samples:
+            labels = {
+                name: value for name, value in sample.labels.items() if name not in ("replica", "ingress")
+            }
+            assert sample.labels.keys() & {"replica", "ingress"} or sample.name == "v2flow_stages_up"
+            key = (sample.name, tuple(sorted(labels.items())))
+            assert key not in found
+            found[key] = sample.value
+    return found
 
 
 def of(found: Samples, name: str, **labels: str) -> float:
@@ -49,6 +56,53 @@ def test_requests_and_both_stages_are_counted(http: httpx.Client, live: Live) ->
         assert of(after, finished, stage=stage) - of(before, finished, stage=stage) == 2
         assert of(after, "v2flow_stage_in_flight", stage=stage) == 0
     assert of(after, "v2flow_stages_up") == 1
+
+
+def test_times_of_stages_add_up_to_the_request(http: httpx.Client, live: Live) -> None:
+    all_quiet(live)
+    before = samples(http)
+    body = {"prompt": "a circle", "rounds": 8, "num_inference_steps": 50}
+    assert http.post(GENERATE, json=body).status_code == 200
+    after = samples(http)
+
+    def moved(name: str, **labels: str) -> float:
+        return of(after, name, **labels) - of(before, name, **labels)
+
+    whole, outside = (
+        moved(f"v2flow_request_{name}_sum", route=GENERATE) for name in ("seconds", "outside_seconds")
+    )
+    asked = sum(moved("v2flow_ask_seconds_sum", stage=stage) for stage in ("token", "decoder"))
+    inside = 0.0
+    for stage in ("token", "decoder"):
+        for part in ("queue", "compute"):
+            assert moved(f"v2flow_stage_{part}_seconds_count", stage=stage) == 1
+            inside += moved(f"v2flow_stage_{part}_seconds_sum", stage=stage)
+    assert 0 < inside <= asked < whole
+    assert whole - asked == pytest.approx(outside, abs=0.01)
+    assert 0 < moved("v2flow_file_seconds_sum", format="png") < outside
+    assert moved("v2flow_visual_tokens_total") == 16
+
+
+def test_steps_have_sizes_and_queues_lengths(http: httpx.Client, live: Live) -> None:
+    all_quiet(live)
+    before = samples(http)
+    assert http.post(GENERATE, json={"prompt": "a circle", "n": 10}).status_code == 200
+    after = samples(http)
+
+    def moved(name: str, **labels: str) -> float:
+        return of(after, name, **labels) - of(before, name, **labels)
+
+    for stage, steps in (("token", 16), ("decoder", 2)):
+        count = moved("v2flow_stage_batch_sizes_count", stage=stage)
+        assert count == moved("v2flow_stage_steps_total", stage=stage) >= steps
+        assert moved("v2flow_stage_batch_sizes_sum", stage=stage) == pytest.approx(10 * steps)
+        assert of(after, "v2flow_stage_running", stage=stage) == 0
+    # 8 have a place with the LLM, so two waited for one.
+    waited = moved("v2flow_stage_queue_seconds_sum", stage="token")
+    assert moved("v2flow_stage_queue_seconds_count", stage="token") == 10
+    assert waited > 2 * moved("v2flow_stage_compute_seconds_sum", stage="token") / 10 * 0.5
+    for of_whom in ("request", "batch"):
+        assert of(after, "v2flow_pictures_under_way", of=of_whom) == 0
 
 
 def test_a_caller_who_left_is_counted_as_cancelled(http: httpx.Client, live: Live) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -55,12 +56,13 @@ class OnRay:
         """Of a stage, over its replicas: in_flight, finished_total, steps_total, ..."""
         answer = httpx.get(f"{self.url}/metrics", timeout=PATIENCE)
         prefix = "v2flow_stage_"
-        return {
-            sample.name.removeprefix(prefix): sample.value
-            for family in text_string_to_metric_families(answer.text)
-            for sample in family.samples
-            if sample.name.startswith(prefix) and sample.labels["stage"] == stage
-        }
+        found: dict[str, float] = {}
+        for family in text_string_to_metric_families(answer.text):
+            for sample in family.samples:
+                if sample.name.startswith(prefix) and sample.labels["stage"] == stage:
+                    name = sample.name.removeprefix(prefix)
+                    found[name] = found.get(name, 0.0) + sample.value
+        return found
 
     def idle(self) -> bool:
         """Whether neither stage holds a request in any replica."""
@@ -154,6 +156,43 @@ def test_a_full_server_says_when_to_come_again(on_ray: OnRay, http: httpx.Client
         connection.close()
     until(on_ray.idle)
     assert http.post(GENERATIONS, json=SHORT).status_code == 200
+
+
+def test_an_answer_has_one_id_and_the_log_too(on_ray: OnRay, http: httpx.Client) -> None:
+    for given in ({}, {"x-request-id": "mine"}):
+        ids = http.get("/v1/models", headers=given).headers.get_list("x-request-id")
+        assert len(ids) == 1 and ids[0] == given.get("x-request-id", ids[0])
+        until(lambda own=ids[0]: f'"request_id": "{own}"' in on_ray.log.read_text())
+
+
+def test_each_replica_has_counters_of_its_own(on_ray: OnRay) -> None:
+    text = httpx.get(f"{on_ray.url}/metrics", timeout=PATIENCE).text
+    steps = {
+        (sample.labels["stage"], sample.labels["replica"])
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "v2flow_stage_steps_total"
+    }
+    assert sorted(stage for stage, _ in steps) == ["decoder"] * DECODERS + ["token"]
+
+
+def test_a_batch_outlives_the_ingress_that_worked_on_it(on_ray: OnRay) -> None:
+    body = {"prompt": "a red apple", "rounds": 16, "num_inference_steps": 300}
+    lines = [
+        {"custom_id": str(k), "method": "POST", "url": GENERATIONS, "body": body | {"seed": k}}
+        for k in range(40)
+    ]
+    with openai.OpenAI(base_url=f"{on_ray.url}/v1", api_key="x", timeout=PATIENCE, max_retries=20) as client:
+        file = client.files.create(file=("a", "\n".join(map(json.dumps, lines)).encode()), purpose="batch")
+        batch = client.batches.create(input_file_id=file.id, endpoint=GENERATIONS, completion_window="24h")
+        until(lambda: client.batches.retrieve(batch.id).request_counts.completed >= 2)
+        (ingress,) = on_ray.replicas("Ingress")
+        os.kill(ingress, signal.SIGKILL)
+        until(lambda: set(on_ray.replicas("Ingress")) - {ingress} != set())
+        until(lambda: client.batches.retrieve(batch.id).status == "completed")
+        answers = client.files.content(client.batches.retrieve(batch.id).output_file_id).text.splitlines()
+    assert sorted(int(json.loads(each)["custom_id"]) for each in answers) == list(range(40))
+    until(on_ray.idle)
 
 
 def _answers_while(on_ray: OnRay, count: int, body: dict[str, Any], act: Any) -> list[httpx.Response]:

@@ -67,8 +67,14 @@ class DecoderWorker(EngineWorker[DecoderEngine, DecodeRequest, np.ndarray]):
     def _busy(self, engine: DecoderEngine) -> bool:
         return engine.busy
 
-    def _step(self, engine: DecoderEngine) -> Iterable[tuple[str, np.ndarray]]:
+    def _step(self, engine: DecoderEngine) -> Sequence[tuple[str, np.ndarray]]:
         return [(image.request_id, image.picture) for image in engine.step()]
+
+    def _has_place(self, engine: DecoderEngine, request_id: str) -> bool:
+        return engine.rounds_done(request_id) is not None
+
+    def _num_stepped(self, engine: DecoderEngine, finished: int) -> int:
+        return engine.scheduler.num_running + finished
 
     def _after_step(
         self, engine: DecoderEngine, running: Iterable[Ticket[DecodeRequest, np.ndarray]]

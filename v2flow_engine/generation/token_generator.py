@@ -72,6 +72,7 @@ class TokenGenerator:
             kwargs = _engine_kwargs(folder, dtype, max_num_seqs, kv_cache_gib, guided) | (engine_args or {})
             self._engine = _start_engine(kwargs)
         self._max_model_len = int(kwargs["max_model_len"])
+        self.max_num_seqs = int(kwargs["max_num_seqs"])
         self._forces = _can_force(self._engine)
 
     def generate(self, requests: Sequence[TokenRequest]) -> list[list[int]]:
@@ -145,6 +146,18 @@ class TokenGenerator:
     def busy(self) -> bool:
         """Whether a step would do something."""
         return bool(self._runs or self._finished)
+
+    @property
+    def num_requests(self) -> int:
+        """Images under way; those beyond `max_num_seqs` wait until others are finished."""
+        return len(self._runs)
+
+    def has_place(self, request_id: str) -> bool:
+        """Whether an image takes part in steps.
+
+        vLLM serves first come, first served, and its cache has room for all that may run.
+        """
+        return request_id in itertools.islice(self._runs, self.max_num_seqs)
 
     def step(self) -> list[tuple[str, list[int]]]:
         """One token for every image that has a place; ids and visual_token_ids of those that are finished."""

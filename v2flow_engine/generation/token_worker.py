@@ -5,7 +5,7 @@ vLLM's continuous batching is what joins the callers. Knows nothing of text, cod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 from v2flow_engine.engine_worker import EngineWorker, Ticket
 from v2flow_engine.generation.request import TokenRequest
@@ -40,8 +40,18 @@ class TokenWorker(EngineWorker[TokenGenerator, TokenRequest, list[int]]):
     def _busy(self, engine: TokenGenerator) -> bool:
         return engine.busy
 
-    def _step(self, engine: TokenGenerator) -> Iterable[tuple[str, list[int]]]:
+    def _step(self, engine: TokenGenerator) -> Sequence[tuple[str, list[int]]]:
         return engine.step()
+
+    def _has_place(self, engine: TokenGenerator, request_id: str) -> bool:
+        return engine.has_place(request_id)
+
+    def _num_stepped(self, engine: TokenGenerator, finished: int) -> int:
+        return min(engine.num_requests + finished, engine.max_num_seqs)
+
+    def _num_tokens(self, request: TokenRequest, result: list[int]) -> int:
+        forced = sum(token_id is not None for token_id in request.forced_visual_token_ids or ())
+        return len(result) - forced
 
     def _shut_down(self, engine: TokenGenerator) -> None:
         engine.close()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from v2flow_engine.errors import EngineDeadError
+from v2flow_engine.errors import EngineDeadError, ReleaseError
 from v2flow_engine.generation.image_request import ImageRequest
 from v2flow_engine.offline.feed import worker_name
 from v2flow_engine.offline.stages import FinishedImage, TokenResult, make_images, make_tokens
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Rows = dict[str, Any]
 DEAD_ENGINE_STATUS = 70
+BATCH_INVARIANT = "VLLM_BATCH_INVARIANT"
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class ActorConfig:
 
     model: a folder, the same on every node, or a URL. device: of the decoder. identity: what names the model in every
     picture's metadata. guided: whether any row asks for guidance in the LLM. gpus: the share of one that the actor
-    has. batch_invariant: kernels whose results do not depend on the batch (CUDA only).
+    has. batch_invariant: nothing of a picture depends on its batch (CUDA only): vLLM's kernels for that, and a decoder
+    that makes one picture at a time.
     """
 
     model: str
@@ -60,14 +62,17 @@ class TokenActor:
         # The actor is a process of its own already; a second one for the engine would only start slower.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         if config.batch_invariant:
-            os.environ["VLLM_BATCH_INVARIANT"] = "1"
+            use_batch_invariant_kernels()
         from v2flow_engine.generation.token_generator import TokenGenerator
-        from v2flow_engine.offline.model_source import open_model_anywhere
+        from v2flow_engine.offline.model_source import open_same_model
 
         self.feed, self.worker = feed, worker_name()
-        self.folder = open_model_anywhere(config.model)
-        share = {"gpu_memory_utilization": 0.9 * config.gpus} if 0 < config.gpus < 1 else None
-        self.generator = TokenGenerator(self.folder, guided=config.guided, engine_args=share)
+        self.folder = open_same_model(config.model, config.identity.get("model_digest"))
+        # What earlier batches left in the cache must not decide how the next one is computed.
+        engine_args: dict[str, Any] = {"enable_prefix_caching": False}
+        if 0 < config.gpus < 1:
+            engine_args["gpu_memory_utilization"] = 0.9 * config.gpus
+        self.generator = TokenGenerator(self.folder, guided=config.guided, engine_args=engine_args)
 
     def __call__(self, rows: Rows) -> Rows:
         """A row for each that comes in; of one that is finished already, an empty one."""
@@ -93,10 +98,10 @@ class DecoderActor:
 
     def __init__(self, config: ActorConfig, feed: ActorHandle) -> None:
         from v2flow_engine.decoding.load import load_decoder
-        from v2flow_engine.offline.model_source import open_model_anywhere
+        from v2flow_engine.offline.model_source import open_same_model
 
         self.config, self.feed, self.worker = config, feed, worker_name()
-        self.folder = open_model_anywhere(config.model)
+        self.folder = open_same_model(config.model, config.identity.get("model_digest"))
         self.decoder = load_decoder(self.folder, device=config.device)
 
     def __call__(self, rows: Rows) -> Rows:
@@ -106,16 +111,33 @@ class DecoderActor:
     def _make(self, number: int, data: bytes) -> bytes:
         batch: TokenBatch = pickle.loads(data)
         self.feed.note.remote(number, "decoder", self.worker)
-        finished = make_images(
-            self.folder,
-            self.decoder,
-            batch.requests,
-            batch.results,
-            self.config.image_format,
-            self.config.identity,
-        )
+        size = 1 if self.config.batch_invariant else len(batch.requests)
+        finished = [
+            image
+            for start in range(0, len(batch.requests), size)
+            for image in make_images(
+                self.folder,
+                self.decoder,
+                batch.requests[start : start + size],
+                batch.results[start : start + size],
+                self.config.image_format,
+                self.config.identity,
+            )
+        ]
         self.feed.note.remote(number, "done", self.worker)
         return pickle.dumps(finished)
+
+
+def use_batch_invariant_kernels() -> None:
+    """Switch vLLM to them for the engine that this process starts. Raises `ReleaseError` if it has none.
+
+    vLLM reads the setting when parts of it are imported, so it must not have been before.
+    """
+    os.environ[BATCH_INVARIANT] = "1"
+    from vllm import __version__, envs
+
+    if not getattr(envs, BATCH_INVARIANT, False):
+        raise ReleaseError(f"--batch-invariant: vLLM {__version__} does not know {BATCH_INVARIANT}")
 
 
 def finished_images(data: bytes) -> list[FinishedImage]:

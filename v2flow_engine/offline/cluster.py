@@ -12,11 +12,11 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
-from v2flow_engine.errors import EngineDeadError, V2FlowError
+from v2flow_engine.errors import EngineDeadError, ReleaseError, V2FlowError
 from v2flow_engine.offline.sizing import Cluster
 from v2flow_engine.offline.stages import describe_error
 
@@ -66,6 +66,64 @@ def cluster_resources() -> Cluster:
         nodes=max(1, sum(count > 0 for count in cpus)),
         node_cpus=max(cpus, default=1),
     )
+
+
+def check_nodes(patience: float = 120.0) -> None:
+    """Raise `ReleaseError` naming a node on which actors may run and that has not this engine, vLLM and its plugin.
+
+    Each node is asked by a task of its own. patience: seconds for all answers; raises `EngineDeadError` after them.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from v2flow_engine import __version__
+
+    ask = ray.remote(num_cpus=0, max_retries=1)(_question())
+    nodes = {
+        node["NodeID"]: f"{node['NodeManagerAddress']} ({node['NodeManagerHostname']})"
+        for node in ray.nodes()
+        if node["Alive"] and (node["Resources"].get("CPU") or node["Resources"].get("GPU"))
+    }
+    answers = {
+        ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(): name
+        for node, name in nodes.items()
+    }
+    _, late = ray.wait(list(answers), num_returns=len(answers), timeout=patience)
+    if late:
+        raise EngineDeadError(f"node {answers[late[0]]} did not start a task in {patience:.0f} s")
+    for answer, name in answers.items():
+        try:
+            version, missing = ray.get(answer)
+        except ray.exceptions.RayError as error:
+            raise EngineDeadError(f"node {name}: {describe_error(error)}") from error
+        if version != __version__:
+            has = f"v2flow_engine {version}" if version else f"no v2flow_engine ({missing})"
+            raise ReleaseError(f"node {name} has {has}, expected {__version__} as on this machine")
+        if missing:
+            raise ReleaseError(
+                f"node {name} lacks {missing}; install v2flow_engine[cuda] or [cpu] there, too"
+            )
+
+
+def _question() -> Callable[[], tuple[str, str]]:
+    """A function that names nothing of this package, which the node that is asked may lack."""
+
+    def versions() -> tuple[str, str]:
+        from importlib import metadata, util
+
+        try:
+            import v2flow_engine
+        except Exception as error:
+            return "", f"{type(error).__name__}: {error}"
+        plugin = metadata.entry_points(group="vllm.general_plugins", name="v2flow")
+        needed = {
+            "vLLM": util.find_spec("vllm"),
+            "the vLLM plugin v2flow": plugin and util.find_spec("v2flow_vllm"),
+        }
+        missing = [name for name, found in needed.items() if not found]
+        return getattr(v2flow_engine, "__version__", "of an unknown version"), " and ".join(missing)
+
+    return versions
 
 
 def _start(address: str | None, attempts: int = 2) -> str:

@@ -126,7 +126,7 @@ def _add_ray(parser: argparse.ArgumentParser) -> None:
     ray.add_argument(
         "--batch-invariant",
         action="store_true",
-        help="on CUDA: kernels whose results do not depend on the batch, slower",
+        help="on GPUs: nothing of a picture depends on its batch; slower",
     )
 
 

@@ -27,7 +27,8 @@ class FeedState:
     """A moment of the pipeline, as the feed saw it.
 
     queues: unfinished pictures in each of `STAGES`. busy, rows: seconds that each pool has worked since the start, and
-    pictures. workers: processes that have worked, by pool. tokens: visual tokens so far, retries included.
+    pictures; first: those of its first batch. workers: processes that have worked, by pool. tokens: visual tokens so
+    far, retries included.
     """
 
     queues: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
@@ -35,6 +36,15 @@ class FeedState:
     rows: dict[str, int] = field(default_factory=lambda: {"tokens": 0, "decoder": 0})
     workers: dict[str, int] = field(default_factory=lambda: {"tokens": 0, "decoder": 0})
     tokens: int = 0
+    first: dict[str, tuple[float, int]] = field(default_factory=dict)
+
+    def seconds_per_picture(self, pool: str) -> float:
+        """Of a worker, without the pool's first batch, in which all warms up, if there is another; 0 before any."""
+        seconds, rows = self.busy[pool], self.rows[pool]
+        first_seconds, first_rows = self.first.get(pool, (0.0, 0))
+        if rows > first_rows:
+            seconds, rows = seconds - first_seconds, rows - first_rows
+        return seconds / max(1, rows)
 
 
 class Feed:
@@ -85,8 +95,13 @@ class Feed:
         if stage == pool:
             self._started[number, pool] = now
         else:
-            self._state.busy[pool] += now - self._started.pop((number, pool), now)
-            self._state.rows[pool] += self._batches.get(number, (b"", 0))[1]
+            seconds, rows = (
+                now - self._started.pop((number, pool), now),
+                self._batches.get(number, (b"", 0))[1],
+            )
+            self._state.first.setdefault(pool, (seconds, rows))
+            self._state.busy[pool] += seconds
+            self._state.rows[pool] += rows
             self._state.tokens += tokens
         if number in self._batches:
             self._stage[number] = stage
@@ -102,7 +117,7 @@ class Feed:
         for (_, pool), started in self._started.items():
             busy[pool] += now - started
         workers = {pool: len(names) for pool, names in self._workers.items()}
-        return FeedState(queues, busy, dict(state.rows), workers, state.tokens)
+        return FeedState(queues, busy, dict(state.rows), workers, state.tokens, dict(state.first))
 
     def _wake(self) -> None:
         self._news.set()

@@ -55,12 +55,16 @@ class RayRun:
     _finished: int = 0
 
     def images(self, requests: Iterable[ImageRequest], sizing: Sizing) -> Iterator[FinishedImage]:
+        """`images_of` batches as `by_size` makes them."""
+        return self.images_of(by_size(requests, sizing.rows_per_batch), sizing)
+
+    def images_of(self, batches: Iterator[list[ImageRequest]], sizing: Sizing) -> Iterator[FinishedImage]:
         """Yield every picture as it is finished, in no particular order.
 
-        Whatever `requests` raises is raised here, when all that came before is finished. Raises `EngineDeadError` if
+        Whatever `batches` raises is raised here, when all that came before is finished. Raises `EngineDeadError` if
         the actors cannot start, or die again and again without a finished picture.
         """
-        batches, alone, idle = by_size(requests, sizing.rows_per_batch), False, 0
+        alone, idle = False, 0
         while True:
             before = self._finished
             supply = _Supply(batches, self.outstanding, sizing)
@@ -71,6 +75,7 @@ class RayRun:
                 if idle >= MAX_IDLE_PASSES:
                     raise
                 self.say(f"the pipeline broke ({error}); starting it again")
+                # Whole batches in their order: the same ones come out.
                 again = by_size(list(self.outstanding.values()), 1 if alone else sizing.rows_per_batch)
                 batches = itertools.chain(again, supply.rest())
                 continue

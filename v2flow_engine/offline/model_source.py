@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import platform
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,23 @@ def open_model_anywhere(model: str) -> ModelFolder:
     return open_model(fetch_model(model) if is_remote(model) else model)
 
 
+def open_same_model(model: str, digest: str | None) -> ModelFolder:
+    """As `open_model_anywhere`, on another machine: the model must be the one whose `model_digest` the driver read.
+
+    Raises `ModelFolderError` that names this machine.
+    """
+    from v2flow_engine.generation.model_files import model_digest
+
+    try:
+        folder = open_model_anywhere(model)
+    except ModelFolderError as error:
+        raise ModelFolderError(f"on {platform.node()}: {error}") from error
+    found = model_digest(folder)
+    if digest not in (None, found):
+        raise ModelFolderError(f"on {platform.node()}: {model} has digest {found}, the driver's has {digest}")
+    return folder
+
+
 def cache_dir() -> Path:
     """Where copies of remote models are: $V2FLOW_CACHE, or v2flow in the user's cache folder."""
     named = os.environ.get(CACHE_VARIABLE)
@@ -48,11 +66,11 @@ def fetch_model(url: str) -> Path:
     try:
         filesystem, root = fsspec.core.url_to_fs(url)
         files = {
-            name: info
+            name: info if _version(info) else info | filesystem.info(name)  # HTTP's lists tell no version
             for name, info in sorted(filesystem.find(root, detail=True).items())
             if info.get("type") != "directory"
         }
-    except (OSError, ImportError, ValueError) as error:
+    except Exception as error:  # each store raises its own
         raise ModelFolderError(f"{url}: cannot be read ({' '.join(str(error).split())})") from error
     if not files:
         raise ModelFolderError(f"{url}: no such folder, or an empty one")
@@ -63,29 +81,35 @@ def fetch_model(url: str) -> Path:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not target.is_dir():
                 _copy(filesystem, root, files, target)
-    except OSError as error:
-        raise ModelFolderError(f"{url}: cannot be copied to {target} ({error.strerror or error})") from error
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ModelFolderError(f"{url}: cannot be copied to {target} ({reason})") from error
     return target
 
 
 def _hash(filesystem: Any, root: str, files: dict[str, Any]) -> str:
     digest = hashlib.sha256()
     for name, info in files.items():
-        version = next(
-            (info[k] for k in ("ETag", "etag", "md5Hash", "checksum", "mtime", "created") if info.get(k)), ""
-        )
-        digest.update(f"{_below(root, name)}\0{info.get('size')}\0{version}\0".encode())
+        digest.update(f"{_below(root, name)}\0{info.get('size')}\0{_version(info)}\0".encode())
     digest.update(str(filesystem.protocol).encode())
     return digest.hexdigest()[:32]
+
+
+def _version(info: dict[str, Any]) -> Any:
+    """What changes when a file does, as its store tells it; "" where it does not."""
+    names = ("ETag", "etag", "md5Hash", "checksum", "mtime", "created", "Last-Modified")
+    return next((info[name] for name in names if info.get(name)), "")
 
 
 def _copy(filesystem: Any, root: str, files: dict[str, Any], target: Path) -> None:
     building = target.with_suffix(".building")
     shutil.rmtree(building, ignore_errors=True)
-    for name in files:
+    for name, info in files.items():
         local = building / _below(root, name)
         local.parent.mkdir(parents=True, exist_ok=True)
         filesystem.get_file(name, str(local))
+        if info.get("size") not in (None, local.stat().st_size):
+            raise OSError(f"{name} has {info['size']} bytes, {local.stat().st_size} came")
     building.rename(target)
 
 

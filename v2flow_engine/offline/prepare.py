@@ -33,19 +33,17 @@ class GenerateJob:
     out: Path
     output: OutputFormat
 
-    def todo(self, finished: Finished, on_bad: Callable[[BadRow], None]) -> Iterator[Picture]:
-        """The pictures that are not finished, one after the other; rows that can't be made go to `on_bad`."""
+    def pictures(self, finished: Finished, on_bad: Callable[[BadRow], None]) -> Iterator[Picture]:
+        """All pictures, finished ones too, one after the other; rows that can't be made go to `on_bad`."""
         from v2flow_engine.offline.planning import BadRow
 
         for each in self.planner.plan(self.source.rows()):
             if isinstance(each, BadRow):
                 on_bad(each)
-            elif not finished.holds(each):
-                bad = self.planner.check_prompt(each)
-                if bad is None:
-                    yield each
-                else:
-                    on_bad(bad)
+            elif finished.holds(each) or (bad := self.planner.check_prompt(each)) is None:
+                yield each
+            else:
+                on_bad(bad)
 
 
 def check(args: argparse.Namespace) -> GenerateJob:

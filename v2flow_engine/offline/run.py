@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TextIO
 
-from v2flow_engine.errors import DataError, EngineDeadError, OutputError
+from v2flow_engine.errors import DataError, EngineDeadError, OutputError, RequestError
+from v2flow_engine.files import told_as_output_error
 from v2flow_engine.generation.image_request import ImageRequest
+from v2flow_engine.offline.batches import unfinished
 from v2flow_engine.offline.live import LiveTable
 from v2flow_engine.offline.metrics import Metrics, earlier_runs
 from v2flow_engine.offline.planning import BadRow, Picture
@@ -36,7 +38,7 @@ class RayWishes:
     @property
     def asked(self) -> bool:
         """Whether Ray is to be used however few pictures there are."""
-        return (self.address, self.token_actors, self.decoder_actors) != (None, None, None)
+        return self.batch_invariant or (self.address, self.token_actors, self.decoder_actors) != (None,) * 3
 
 
 class TooManyErrors(Exception):
@@ -62,10 +64,17 @@ class JobRun:
 
     def make(self) -> None:
         """Make what is to do, until it is done or something stops it. Raises `OutputError`."""
-        with LiveTable(self.metrics, self.stderr, self.sink.directory) as table, ExitStack() as stack:
+        with (
+            self._saying_what_is_kept(),
+            LiveTable(self.metrics, self.stderr, self.sink.directory) as table,
+            ExitStack() as stack,
+        ):
             try:
                 for finished in self._stream(table, stack):
-                    self.sink.write(self.pictures.pop(finished.index), finished)
+                    picture = self.pictures.pop(finished.index, None)
+                    if picture is None:
+                        continue  # was there already, and made again for its batch's sake
+                    self.sink.write(picture, finished)
                     if not finished.error:
                         self.metrics.advance(len(finished.image))
                     self._check_errors()
@@ -73,13 +82,8 @@ class JobRun:
                 self.stopped = "interrupted"
             except (EngineDeadError, DataError, TooManyErrors) as error:
                 self.stopped = f"stopped: {error}"
-            except OutputError as error:
+            finally:
                 self.metrics.sample()
-                raise OutputError(
-                    f"{error}; {_images(len(self.sink.finished) + self.metrics.made)} made so far"
-                    ", run it again to go on"
-                ) from error
-            self.metrics.sample()
 
     def finish(self) -> int:
         """Write the sheet and metrics.json, say what came of it; returns the exit status."""
@@ -96,11 +100,11 @@ class JobRun:
             where = f"all in {sink.directory}/{ERRORS}"
             say(f"{_images(sink.failed_pictures)} failed, the first: {sink.first_error} ({where})")
         if sink.kept:
-            if metrics.made or metrics.failed or self.stopped or not metrics.earlier:
-                metrics.write(
-                    sink.directory, self.stopped
-                )  # a run that found nothing to do leaves the last one's
-            sheet = sheet_of(sink.directory, sink.kept)
+            with self._saying_what_is_kept(), told_as_output_error(sink.directory):
+                # a run that found nothing to do leaves the last one's
+                if metrics.made or metrics.failed or self.stopped or not metrics.earlier:
+                    metrics.write(sink.directory, self.stopped)
+                sheet = sheet_of(sink.directory, sink.kept)
             seconds = metrics.seconds
             rate = f" in {seconds:.1f} s, {metrics.made / seconds:.2f} images/s" if metrics.made else ""
             nothing = "" if metrics.made or self.stopped or sink.failed_pictures else ", none missing"
@@ -109,11 +113,26 @@ class JobRun:
             return 130
         return 1 if sink.failed_pictures or self.stopped else 0
 
-    def _requests(self) -> Iterator[ImageRequest]:
-        """Those of the pictures to do, each noted as under way."""
-        for picture in self.job.todo(self.sink.finished, self._fail):
-            self.pictures[picture.request.index] = picture
-            yield picture.request
+    @contextmanager
+    def _saying_what_is_kept(self) -> Iterator[None]:
+        try:
+            yield
+        except OutputError as error:
+            kept = _images(self.sink.kept)
+            raise OutputError(f"{error}; {kept} made so far, run it again to go on") from error
+
+    def _batches(self, rows: int) -> Iterator[list[ImageRequest]]:
+        """All batches of the job with a picture to do in them, those pictures noted as under way."""
+        pictures = self.job.pictures(self.sink.finished, self._fail)
+        for batch, wanted in unfinished(pictures, self.sink.finished, rows):
+            self.pictures.update({picture.request.index: picture for picture in wanted})
+            yield [picture.request for picture in batch]
+
+    def _usable(self, most: int) -> int:
+        """How many pictures there are to do, counted up to `most`."""
+        finished = self.sink.finished
+        pictures = self.job.pictures(finished, lambda bad: None)
+        return sum(1 for _ in itertools.islice((p for p in pictures if not finished.holds(p)), most))
 
     def _fail(self, bad: BadRow) -> None:
         self.sink.fail(bad)
@@ -126,63 +145,71 @@ class JobRun:
 
     def _stream(self, table: LiveTable, stack: ExitStack) -> Iterator[FinishedImage]:
         """The finished images, from Ray Data or from this process, and a line that says which and why."""
-        requests = self._requests()
-        first = list(itertools.islice(requests, self.wishes.ray_from))
-        if not first:
-            return iter(())
-        todo = self.job.survey.todo
-        requests = itertools.chain(first, requests)
-        if len(first) < self.wishes.ray_from and not self.wishes.asked:
-            table.say(
-                f"{_images(len(first))} in this process: Ray Data starts from {self.wishes.ray_from} on"
-            )
-            return self._stream_here(requests)
+        sink, wishes = self.sink, self.wishes
+        # A job that was on Ray goes on there, with batches of the same size: they round in the same way.
+        usable = self._usable(wishes.ray_from if sink.rows_per_batch is None else 1)
+        if not usable:
+            return iter(list(self._batches(1)))  # none; what cannot be made is noted
+        if usable < wishes.ray_from and not wishes.asked and sink.rows_per_batch is None:
+            table.say(f"{_images(usable)} in this process: Ray Data starts from {wishes.ray_from} on")
+            return self._stream_here()
         from v2flow_engine.offline.cluster import ray_cluster
 
-        table.say(f"{_images(todo)} through Ray Data; starting it")
+        table.say(f"{_images(self.job.survey.todo)} through Ray Data; starting it")
         try:
-            logs = stack.enter_context(ray_cluster(self.wishes.address))
+            logs = stack.enter_context(ray_cluster(wishes.address))
         except EngineDeadError as error:
-            if self.wishes.asked or os.environ.get("RAY_ADDRESS"):
+            if wishes.asked or os.environ.get("RAY_ADDRESS"):
                 raise
             table.say(f"{error}; going on in this process")
-            return self._stream_here(requests)
-        return self._stream_ray(requests, table, logs)
+            return self._stream_here()
+        return self._stream_ray(table, logs)
 
-    def _stream_here(self, requests: Iterator[ImageRequest]) -> Iterator[FinishedImage]:
+    def _stream_here(self) -> Iterator[FinishedImage]:
+        from v2flow_engine.generation.pipeline import DECODER_BATCH
         from v2flow_engine.offline.single_process import run_here
 
         model, output = self.job.planner.folder.path, self.job.output
+        requests = itertools.chain.from_iterable(self._batches(DECODER_BATCH))
         return run_here(model, requests, output.image, self.job.identity)
 
-    def _stream_ray(
-        self, requests: Iterator[ImageRequest], table: LiveTable, logs: str
-    ) -> Iterator[FinishedImage]:
+    def _stream_ray(self, table: LiveTable, logs: str) -> Iterator[FinishedImage]:
         from v2flow_engine.offline import sizing
-        from v2flow_engine.offline.cluster import cluster_resources
+        from v2flow_engine.offline.cluster import check_nodes, cluster_resources
 
         cluster, todo = cluster_resources(), self.job.survey.todo
+        if cluster.nodes > 1:
+            check_nodes()
+        if self.wishes.batch_invariant and not cluster.gpus:
+            raise RequestError(
+                "--batch-invariant: vLLM has such kernels for GPUs alone, and this cluster has none; a run on CPUs "
+                "that goes on makes the same batches as before, and so the same pictures"
+            )
         wanted = self.wishes.token_actors, self.wishes.decoder_actors
         size = sizing.plan(todo, cluster, *wanted)
+        rows = self.sink.rows_per_batch or size.rows_per_batch
+        self.sink.keep_rows_per_batch(rows)
+        size, batches = replace(size, rows_per_batch=rows), self._batches(rows)
         if sizing.wants_calibration(todo, cluster, *wanted):
-            size = yield from self._calibrate(requests, table, logs, cluster)
-        yield from self._run_on_ray(size, table, logs).images(requests, size)
+            size = yield from self._calibrate(batches, rows, table, logs, cluster)
+        yield from self._run_on_ray(size, table, logs).images_of(batches, size)
 
     def _calibrate(
-        self, requests: Iterator[ImageRequest], table: LiveTable, logs: str, cluster: Cluster
+        self, batches: Iterator[list[ImageRequest]], rows: int, table: LiveTable, logs: str, cluster: Cluster
     ) -> Iterator[FinishedImage]:
         """Make the first pictures with one actor of each kind, and share the cluster by what each of them took."""
         from v2flow_engine.offline import sizing
 
         todo = self.job.survey.todo
-        count = sizing.CALIBRATION_BATCHES * sizing.MAX_BATCH
-        single = sizing.plan(todo, cluster, 1, 1)
-        table.say(f"calibrating on the first {count} images, one actor of each kind")
+        count = sizing.CALIBRATION_BATCHES * sizing.MAX_BATCH // rows
+        single = replace(sizing.plan(todo, cluster, 1, 1), rows_per_batch=rows)
+        table.say(f"calibrating on the first {count * rows} images, one actor of each kind")
         run = self._run_on_ray(single, table, logs)
-        yield from run.images(itertools.islice(requests, count), single)
+        yield from run.images_of(itertools.islice(batches, count), single)
         state = run.last_state
-        seconds = {pool: state.busy[pool] / max(1, state.rows[pool]) for pool in state.busy}
+        seconds = {pool: state.seconds_per_picture(pool) for pool in state.busy}
         size = sizing.calibrated(todo, cluster, seconds["tokens"], seconds["decoder"])
+        size = replace(size, rows_per_batch=rows)
         note = (
             f"measured {1000 * seconds['tokens']:.1f} ms of a token actor and {1000 * seconds['decoder']:.1f} ms of a "
             f"decoder actor for an image: {size.token_actors} token actors, {size.decoder_actors} decoder actors"

@@ -39,7 +39,8 @@ from v2flow_engine.offline.stages import FinishedImage
 SUFFIX_OF = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
 FLAT_UP_TO = 10_000  # pictures in one folder; larger jobs get folders of PER_FOLDER
 PER_FOLDER = 1_000
-_OWN = (MANIFEST, ERRORS, SHARDS, METRICS)
+BATCHES = "batches.json"
+_OWN = (MANIFEST, ERRORS, SHARDS, METRICS, BATCHES)
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class Sink:
         self.failed_pictures = 0
         self.first_error = ""
         self.finished = self._open(changed)
+        self.rows_per_batch = read_rows_per_batch(directory)
         self._lock = threading.Lock()
         self._shard: Shard | None = None
         self._waiting: list[ManifestEntry] = []  # the manifest lines of the shard that grows
@@ -118,8 +120,14 @@ class Sink:
 
     @property
     def kept(self) -> int:
-        """Finished pictures in the folder."""
-        return len(self.finished) + self.written
+        """Finished pictures in the folder; those of a shard that grows do not count yet."""
+        return len(self.finished) + self.written - len(self._waiting)
+
+    def keep_rows_per_batch(self, rows: int) -> None:
+        """Note how large the batches of this job are, so that a run that goes on makes the same ones."""
+        with told_as_output_error(self.directory):
+            write_whole(self.directory / BATCHES, json.dumps({"rows_per_batch": rows}).encode() + b"\n")
+        self.rows_per_batch = rows
 
     def write(self, picture: Picture, finished: FinishedImage) -> None:
         """Keep a picture, or note why there is none. Raises `OutputError`."""
@@ -166,6 +174,7 @@ class Sink:
                     sort_manifest(self.directory)
                 elif self._errors is None:
                     (self.directory / MANIFEST).unlink()
+                    (self.directory / BATCHES).unlink(missing_ok=True)
 
     def _give_up(self) -> None:
         for file in (self._manifest, self._errors):
@@ -273,15 +282,39 @@ def open_sink(
             sink.close(whole=False)
             raise
         except BaseException:
-            sink.close(whole=True)
+            _end(sink)
             raise
         else:
-            sink.close(whole=True)
+            _end(sink)
     finally:
         os.close(handle)
         for path in created:  # only those that are empty go
             with contextlib.suppress(OSError):
                 path.rmdir()
+
+
+def _end(sink: Sink) -> None:
+    try:
+        sink.close(whole=True)
+    except OutputError:  # no scraps of a last shard that found no place
+        sink.close(whole=False)
+        raise
+
+
+def read_rows_per_batch(directory: Path) -> int | None:
+    """What `keep_rows_per_batch` noted; None if this job has not been on Ray. Raises `OutputError`."""
+    path = directory / BATCHES
+    try:
+        rows = json.loads(path.read_bytes())["rows_per_batch"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(
+            f"{path}: cannot be read ({error}); remove it to go on with batches of another size"
+        ) from error
+    if not isinstance(rows, int) or rows < 1:
+        raise OutputError(f"{path}: rows_per_batch must be a positive whole number, got {rows!r}")
+    return rows
 
 
 def _create(directory: Path) -> list[Path]:

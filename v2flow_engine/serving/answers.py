@@ -19,6 +19,7 @@ from v2flow_engine.serving.studio import Picture, Tokens
 
 if TYPE_CHECKING:
     from v2flow_engine.serving.image_store import ImageStore
+    from v2flow_engine.serving.metrics import Metrics
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class AnswerStyle:
     """How a caller wants to have pictures.
 
     compression: OpenAI's output_compression, None for the best quality. url_of: makes the address of a kept picture.
+    metrics: are told how long files take.
     described: the model and its digest, for the pictures' metadata.
     """
 
@@ -37,10 +39,17 @@ class AnswerStyle:
     described: dict[str, Any]
     store: ImageStore
     url_of: Callable[[str], str]
+    metrics: Metrics
 
     @classmethod
     def of(
-        cls, body: Any, *, described: dict[str, Any], store: ImageStore, url_of: Callable[[str], str]
+        cls,
+        body: Any,
+        *,
+        described: dict[str, Any],
+        store: ImageStore,
+        url_of: Callable[[str], str],
+        metrics: Metrics,
     ) -> AnswerStyle:
         """What a body asks for; raises `ApiError` for what does not go together."""
         image_format = body.output_format or "png"
@@ -56,6 +65,7 @@ class AnswerStyle:
             described=described,
             store=store,
             url_of=url_of,
+            metrics=metrics,
         )
 
     async def bytes_of(self, picture: Picture) -> bytes:
@@ -72,13 +82,15 @@ class AnswerStyle:
         return self.url_of(name)
 
     def _encode(self, picture: Picture) -> bytes:
-        request = picture.request
+        request, begun = picture.request, time.perf_counter()
         metadata = None
         if picture.partial is None:
             how = {**self.described, **request.parameters.to_dict()}
             metadata = ImageMetadata(request.prompt, request.seed, how)
         quality = None if self.compression is None else max(1, self.compression)
-        return encode_image(picture.pixels, self.image_format, metadata, quality)
+        data = encode_image(picture.pixels, self.image_format, metadata, quality)
+        self.metrics.file_seconds.labels(self.image_format).observe(time.perf_counter() - begun)
+        return data
 
 
 async def images_response(pictures: AsyncIterator[Picture], style: AnswerStyle, size: str) -> ImagesResponse:

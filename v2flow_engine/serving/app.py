@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from v2flow_engine.serving.openapi import describe
 from v2flow_engine.serving.playground import router as playground
 from v2flow_engine.serving.routes import batches, chat, files, health, images, models
 from v2flow_engine.serving.server import Server
+from v2flow_engine.serving.trace_requests import TraceRequests
 
 if TYPE_CHECKING:
     from v2flow_engine.checkpoint import ModelFolder
@@ -36,18 +38,31 @@ ROUTERS = (
 )
 
 
-def create_app(folder: ModelFolder, backend: Backend, settings: ServerSettings) -> FastAPI:
-    """The app. From start to end it works on batches; at its end it closes the backend."""
+def create_app(
+    folder: ModelFolder,
+    backend: Backend,
+    settings: ServerSettings,
+    *,
+    replica: str = "0",
+    outer_ids: bool = False,
+) -> FastAPI:
+    """The app. From start to end it works on batches; at its end it closes the backend.
+
+    Args:
+        replica: of the ingress, for the metrics.
+        outer_ids: whatever is in front gives requests and answers their ids, and this one takes them over.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with app.state.server.runner.running():
             yield
         await backend.close()
+        await asyncio.to_thread(app.state.server.tracing.flush)
 
     app = FastAPI(title="v2flow", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.server = Server(folder, backend, settings)
-    app.state.metrics = Metrics()
+    app.state.metrics = Metrics(replica)
+    app.state.server = Server(folder, backend, settings, app.state.metrics)
     for router in ROUTERS:
         app.include_router(router)
     install_error_handlers(app)
@@ -63,6 +78,8 @@ def create_app(folder: ModelFolder, backend: Backend, settings: ServerSettings) 
             expose_headers=["x-request-id", "retry-after"],
         )
     app.add_middleware(CountRequests, metrics=app.state.metrics)
-    app.add_middleware(RequestContext)
+    if app.state.server.tracing.on:
+        app.add_middleware(TraceRequests, tracing=app.state.server.tracing)
+    app.add_middleware(RequestContext, outer_ids=outer_ids)
     app.openapi = describe(app, folder, bool(settings.key_digests))
     return app

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from v2flow_engine.errors import RequestError
 from v2flow_engine.serving.settings import Replicas, ServerSettings
+from v2flow_engine.serving.tracing import tracing_to
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,17 +40,20 @@ class TokenGeneratorReplica:
     def __init__(self, settings: ServerSettings, threads: int) -> None:
         from v2flow_engine.serving.stages import start_token_worker
 
+        self.tracing = tracing_to(settings.traces_url)
         self.worker = start_token_worker(_open(settings, threads), settings, on_death=_end_process)
         _wait_for(self.worker)
 
-    async def write_tokens(self, request: TokenRequest) -> list[int]:
+    async def write_tokens(self, request: TokenRequest, trace: str | None = None) -> list[int]:
         """See `Backend`."""
-        return await asyncio.wrap_future(self.worker.submit(request))
+        from v2flow_engine.serving.stages import write_with
+
+        return await write_with(self.worker, request, self.tracing, trace)
 
     async def answer(self) -> dict[str, Any]:
         """A sign of life from the engine's thread, and its counters."""
         await asyncio.wrap_future(self.worker.call(lambda engine: None))
-        return dataclasses.asdict(self.worker.stats)
+        return {"replica": _own_id(), **dataclasses.asdict(self.worker.stats)}
 
     async def check_health(self) -> None:
         """Serve asks this now and then, and replaces the replica if it raises."""
@@ -63,27 +67,30 @@ class DecoderReplica:
     def __init__(self, settings: ServerSettings, threads: int) -> None:
         from v2flow_engine.serving.stages import start_decoder_worker
 
+        self.tracing = tracing_to(settings.traces_url)
         self.folder = _open(settings, threads)
         self.worker = start_decoder_worker(self.folder, settings, on_death=_end_process)
         _wait_for(self.worker)
 
-    async def decode(self, request: DecodeRequest, previews: list[int]) -> AsyncIterator[Drawn]:
+    async def decode(
+        self, request: DecodeRequest, previews: list[int], trace: str | None = None
+    ) -> AsyncIterator[Drawn]:
         """See `Backend`."""
         from v2flow_engine.serving.stages import decode_with
 
-        async for drawn in decode_with(self.worker, request, previews):
+        async for drawn in decode_with(self.worker, request, previews, self.tracing, trace):
             yield drawn
 
-    async def encode(self, pixels: np.ndarray) -> EncodedPicture:
+    async def encode(self, pixels: np.ndarray, trace: str | None = None) -> EncodedPicture:
         """See `Backend`."""
         from v2flow_engine.serving.stages import encode_with
 
-        return await encode_with(self.worker, self.folder, pixels)
+        return await encode_with(self.worker, self.folder, pixels, self.tracing, trace)
 
     async def answer(self) -> dict[str, Any]:
         """A sign of life from the engine's thread, and its counters."""
         await asyncio.wrap_future(self.worker.call(lambda engine: None))
-        return dataclasses.asdict(self.worker.stats)
+        return {"replica": _own_id(), **dataclasses.asdict(self.worker.stats)}
 
     async def check_health(self) -> None:
         """Serve asks this now and then, and replaces the replica if it raises."""
@@ -112,7 +119,9 @@ class IngressReplica:
 
         log_to_stderr()
         backend = RayBackend(self.tokens, self.decoder)
-        app = create_app(open_model(self.settings.model_dir), backend, self.settings)
+        app = create_app(
+            open_model(self.settings.model_dir), backend, self.settings, replica=_own_id(), outer_ids=True
+        )
         app.user_middleware.append(Middleware(Gated, gate=self.gate))
         return app
 
@@ -129,7 +138,8 @@ def build(
     from ray import serve
 
     stage = {
-        "max_ongoing_requests": 2 * settings.limits.pictures,  # the workers refuse first
+        "max_ongoing_requests": 2
+        * (settings.limits.pictures + settings.limits.batch_pictures),  # the workers refuse first
         "ray_actor_options": {"num_cpus": cpus, "num_gpus": gpus},
         "health_check_period_s": HEALTH_SECONDS,
         "graceful_shutdown_timeout_s": settings.drain_seconds,
@@ -206,6 +216,13 @@ def _open(settings: ServerSettings, threads: int) -> Any:
 def _wait_for(worker: EngineWorker[Any, Any, Any]) -> None:
     """Until its engine serves: Serve sends nothing to a replica before. Raises what keeps it from starting."""
     worker.call(lambda engine: None).result()
+
+
+def _own_id() -> str:
+    """Of the replica that this runs in."""
+    from ray import serve
+
+    return serve.get_replica_context().replica_id.unique_id
 
 
 def _end_process(cause: BaseException) -> None:

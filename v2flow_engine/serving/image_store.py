@@ -72,7 +72,8 @@ class ImageStore:
         found = []
         for path in self.folder.iterdir():
             try:
-                found.append((path.stat(), path))
+                if not path.is_dir():  # what is not of this store
+                    found.append((path.stat(), path))
             except FileNotFoundError:  # another replica was faster
                 continue
         total = 0

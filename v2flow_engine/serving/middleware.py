@@ -20,6 +20,7 @@ from v2flow_engine.serving.keys import Keys, RateLimit
 from v2flow_engine.serving.settings import KIB, Limits, ServerSettings
 
 REQUEST_ID = "x-request-id"
+MAX_ID = 128  # characters of one that comes from outside, in the log
 PROTECTED = "/v1/"
 # Whoever has one of these addresses may have the picture: nobody can guess it.
 OPEN = ("/v1/images/files/",)
@@ -29,17 +30,22 @@ FORM_BYTES = 64 * KIB  # of a form, around the file in it
 
 
 class RequestContext:
-    """Gives every request an id, which its answer carries, and writes one line about it when it is done."""
+    """Gives every request an id, which its answer carries, and writes one line about it when it is done.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    Args:
+        outer_ids: a proxy in front has given it one, and adds it to the answer itself.
+    """
+
+    def __init__(self, app: ASGIApp, outer_ids: bool = False) -> None:
+        self.app, self.outer_ids = app, outer_ids
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id = f"req_{secrets.token_hex(12)}"
+        outer = Headers(scope=scope).get(REQUEST_ID, "")[:MAX_ID] if self.outer_ids else ""
+        request_id = outer or f"req_{secrets.token_hex(12)}"
         scope.setdefault("state", {})["request_id"] = request_id
         begun, status = time.perf_counter(), 0
 
@@ -48,7 +54,8 @@ class RequestContext:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                headers[REQUEST_ID] = request_id
+                if not outer:
+                    headers[REQUEST_ID] = request_id
                 headers["openai-processing-ms"] = str(round(1000 * (time.perf_counter() - begun)))
             await send(message)
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from v2flow_engine.errors import EngineDeadError, QueueFullError
-from v2flow_engine.serving.backend import Drawn, EncodedPicture
+from v2flow_engine.serving.backend import Drawn, EncodedPicture, Stats
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,14 +30,16 @@ class RayBackend:
         self._tokens, self._decoder = tokens, decoder
         self._decoder_stream = decoder.options(stream=True)
 
-    async def write_tokens(self, request: TokenRequest) -> list[int]:
+    async def write_tokens(self, request: TokenRequest, trace: str | None = None) -> list[int]:
         """See `Backend`."""
-        return await _result(self._tokens.write_tokens.remote(request))
+        return await _result(self._tokens.write_tokens.remote(request, trace))
 
-    async def decode(self, request: DecodeRequest, previews: Sequence[int]) -> AsyncIterator[Drawn]:
+    async def decode(
+        self, request: DecodeRequest, previews: Sequence[int], trace: str | None = None
+    ) -> AsyncIterator[Drawn]:
         """See `Backend`."""
         with _stage_errors():
-            stream = self._decoder_stream.decode.remote(request, list(previews))
+            stream = self._decoder_stream.decode.remote(request, list(previews), trace)
             finished = False
             try:
                 async for drawn in stream:
@@ -47,9 +49,9 @@ class RayBackend:
                 if not finished:
                     stream.cancel()
 
-    async def encode(self, pixels: np.ndarray) -> EncodedPicture:
+    async def encode(self, pixels: np.ndarray, trace: str | None = None) -> EncodedPicture:
         """See `Backend`."""
-        return await _result(self._decoder.encode.remote(pixels))
+        return await _result(self._decoder.encode.remote(pixels, trace))
 
     async def check(self) -> None:
         """See `Backend`: any one replica of each stage is asked for a sign of life."""
@@ -60,9 +62,9 @@ class RayBackend:
         except TimeoutError as error:
             raise EngineDeadError(f"no answer within {CHECK_SECONDS:g} s") from error
 
-    async def stats(self) -> dict[str, dict[str, Any]]:
+    async def stats(self) -> Stats:
         """See `Backend`."""
-        tokens, decoder = await asyncio.gather(_total(self._tokens), _total(self._decoder))
+        tokens, decoder = await asyncio.gather(_by_replica(self._tokens), _by_replica(self._decoder))
         return {"token": tokens, "decoder": decoder}
 
     async def close(self) -> None:
@@ -79,8 +81,8 @@ async def _result(response: Any) -> Any:
             raise
 
 
-async def _total(handle: Any) -> dict[str, Any]:
-    """Counters of a stage, summed over its replicas; those that died since Serve last looked are left out."""
+async def _by_replica(handle: Any) -> dict[str, dict[str, Any]]:
+    """Counters of a stage's replicas; those that died since Serve last looked are left out."""
     with _stage_errors():
         try:
             asked = handle.broadcast("answer")
@@ -90,7 +92,7 @@ async def _total(handle: Any) -> dict[str, Any]:
     counts = [answer for answer in answers if isinstance(answer, dict)]
     if not counts:
         raise EngineDeadError("no replica of a stage answers")
-    return {name: sum(each[name] for each in counts) for name in counts[0]}
+    return {each.pop("replica"): each for each in counts}
 
 
 @contextmanager

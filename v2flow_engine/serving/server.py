@@ -19,12 +19,15 @@ from v2flow_engine.serving.connection import while_connected
 from v2flow_engine.serving.errors import ApiError
 from v2flow_engine.serving.file_store import FileStore
 from v2flow_engine.serving.image_store import ImageStore
+from v2flow_engine.serving.observed import ObservedBackend
 from v2flow_engine.serving.studio import Picture, Studio
+from v2flow_engine.serving.tracing import tracing_to
 
 if TYPE_CHECKING:
     from v2flow_engine.checkpoint import ModelFolder
     from v2flow_engine.serving.backend import Backend
     from v2flow_engine.serving.jobs import Job
+    from v2flow_engine.serving.metrics import Metrics
     from v2flow_engine.serving.settings import ServerSettings
 
 IMAGE_ROUTE = "/v1/images/files/{name}"
@@ -33,10 +36,13 @@ IMAGE_ROUTE = "/v1/images/files/{name}"
 class Server:
     """One model behind one app. Lives in the app's state."""
 
-    def __init__(self, folder: ModelFolder, backend: Backend, settings: ServerSettings) -> None:
-        self.folder, self.backend, self.settings = folder, backend, settings
+    def __init__(
+        self, folder: ModelFolder, backend: Backend, settings: ServerSettings, metrics: Metrics
+    ) -> None:
+        self.folder, self.backend, self.settings, self.metrics = folder, backend, settings, metrics
         self.limits = settings.limits
-        self.studio = Studio(folder, backend)
+        self.tracing = tracing_to(settings.traces_url)
+        self.studio = Studio(folder, ObservedBackend(backend, metrics, self.tracing))
         self.admission = Admission(self.limits.pictures, self.limits.batch_pictures)
         self.store = ImageStore(
             Path(settings.image_dir), seconds=self.limits.url_seconds, max_bytes=self.limits.url_bytes
@@ -47,6 +53,8 @@ class Server:
         )
         self.batches = BatchStore(home / "batches", seconds=limits.file_seconds)
         self.runner = BatchRunner(self)
+        metrics.pictures.labels("request").set_function(lambda: self.admission.under_way)
+        metrics.pictures.labels("batch").set_function(lambda: self.admission.batch_under_way)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -82,7 +90,9 @@ class Server:
         def url_of(name: str) -> str:
             return base_url + IMAGE_ROUTE.format(name=name)
 
-        return AnswerStyle.of(body, described=self.described, store=self.store, url_of=url_of)
+        return AnswerStyle.of(
+            body, described=self.described, store=self.store, url_of=url_of, metrics=self.metrics
+        )
 
     def pictures(self, request: Request, job: Job, num_partials: int = 0) -> AsyncIterator[Picture]:
         """A job's pictures, for as long as the caller waits and the deadline allows.

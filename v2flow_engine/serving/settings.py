@@ -79,13 +79,13 @@ class Replicas:
 class ServerSettings:
     """model_dir: absolute. names: that clients may ask for, the first is the one shown; without any, the model's own.
 
-    image_dir: where pictures for URLs are kept; data_dir: where files and batches are, None for a folder beside
+    image_dir: where pictures for URLs are kept; data_dir: where files and batches are, None for a folder in
     image_dir. Every ingress must see the same ones.
     key_digests: SHA-256 in hex of the keys that may call; none lets everybody in. requests_per_minute: of each key
     (or client address without keys); None is without limit. cors_origins: web pages that may call from a browser.
     public_url: what URLs in answers begin with; None takes it from the request.
     max_num_seqs: pictures that a token engine writes at once. guided: False halves its work and refuses guidance.
-    drain_seconds: what is under way at the end gets so long.
+    drain_seconds: what is under way at the end gets so long. traces_url: where spans are sent, None for nowhere.
     """
 
     model_dir: str
@@ -104,8 +104,9 @@ class ServerSettings:
     decoder_replicas: Replicas = field(default_factory=Replicas)
     ingress_replicas: Replicas = field(default_factory=Replicas)
     drain_seconds: float = 60.0
+    traces_url: str | None = None
 
     @property
     def data_path(self) -> Path:
         """Where files and batches are."""
-        return Path(self.data_dir or f"{self.image_dir.rstrip('/')}-data")
+        return Path(self.data_dir) if self.data_dir else Path(self.image_dir) / "data"

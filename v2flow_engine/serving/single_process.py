@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
-import os
 import signal
 import socket
 import sys
@@ -58,17 +56,20 @@ class _Ending:
             self.server.should_exit = True
 
 
-def serve(folder: ModelFolder, settings: ServerSettings, listener: socket.socket) -> int:
-    """Returns 0 after a signal, 1 if an engine did not start. listener: a bound socket."""
+def serve(folder: ModelFolder, settings: ServerSettings, listener: socket.socket) -> tuple[int, bool]:
+    """Returns 0 after a signal or 1 if an engine did not start, and whether its threads have ended.
+
+    One in which an engine is just being made cannot be ended; its native code would abort the interpreter's own end.
+
+    Args:
+        listener: a bound socket.
+    """
     log_to_stderr()
     ending = _Ending()
     backend = InProcessBackend(folder, settings)
     ending.server = make_server(folder, settings, backend)
     code = 0 if ending.asked else asyncio.run(_run(ending.server, backend, listener))
-    if backend.starting:
-        # Native code in a thread that lives on would abort the interpreter as it ends.
-        atexit.register(os._exit, code)
-    return code
+    return code, not backend.starting
 
 
 async def _run(server: uvicorn.Server, backend: InProcessBackend, listener: socket.socket) -> int:

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from v2flow_engine.decoding.decoder_worker import DecoderWorker
     from v2flow_engine.decoding.engine.decoder_engine import DecoderEngine
     from v2flow_engine.decoding.request import DecodeRequest
+    from v2flow_engine.generation.request import TokenRequest
     from v2flow_engine.generation.token_generator import TokenGenerator
     from v2flow_engine.generation.token_worker import TokenWorker
     from v2flow_engine.serving.settings import ServerSettings
+    from v2flow_engine.serving.tracing import Tracing
 
 OnDeath = Callable[[BaseException], None]
 
@@ -57,8 +59,20 @@ def _in_flight(settings: ServerSettings) -> int:
     return settings.limits.pictures + settings.limits.batch_pictures
 
 
+async def write_with(
+    worker: TokenWorker, request: TokenRequest, tracing: Tracing, trace: str | None
+) -> list[int]:
+    """See `Backend.write_tokens`."""
+    with tracing.stage("token generator", trace or ""):
+        return await asyncio.wrap_future(worker.submit(request))
+
+
 async def decode_with(
-    worker: DecoderWorker, request: DecodeRequest, previews: Sequence[int]
+    worker: DecoderWorker,
+    request: DecodeRequest,
+    previews: Sequence[int],
+    tracing: Tracing,
+    trace: str | None,
 ) -> AsyncIterator[Drawn]:
     """See `Backend.decode`. Leaving the iterator early, or a cancelled task, takes the picture out of the engine."""
     loop = asyncio.get_running_loop()
@@ -68,21 +82,25 @@ async def decode_with(
         with suppress(RuntimeError):  # the loop is gone, and with it whoever waited
             loop.call_soon_threadsafe(arrived.put_nowait, Drawn(rounds, pixels))
 
-    future = worker.decode(request, previews, show)
-    finished = asyncio.wrap_future(future)
-    finished.add_done_callback(lambda _: arrived.put_nowait(None))
-    try:
-        while (drawn := await arrived.get()) is not None:
-            yield drawn
-        yield Drawn(None, await finished)
-    finally:
-        finished.cancel()
-        future.cancel()
+    with tracing.stage("decoder", trace or ""):
+        future = worker.decode(request, previews, show)
+        finished = asyncio.wrap_future(future)
+        finished.add_done_callback(lambda _: arrived.put_nowait(None))
+        try:
+            while (drawn := await arrived.get()) is not None:
+                yield drawn
+            yield Drawn(None, await finished)
+        finally:
+            finished.cancel()
+            future.cancel()
 
 
-async def encode_with(worker: DecoderWorker, folder: ModelFolder, pixels: np.ndarray) -> EncodedPicture:
+async def encode_with(
+    worker: DecoderWorker, folder: ModelFolder, pixels: np.ndarray, tracing: Tracing, trace: str | None
+) -> EncodedPicture:
     """See `Backend.encode`; between two rounds of the decoder, whose weights it needs."""
-    return await asyncio.wrap_future(worker.call(lambda engine: _encode(engine, folder, pixels)))
+    with tracing.stage("encoder", trace or ""):
+        return await asyncio.wrap_future(worker.call(lambda engine: _encode(engine, folder, pixels)))
 
 
 def _encode(engine: DecoderEngine, folder: ModelFolder, pixels: np.ndarray) -> EncodedPicture:

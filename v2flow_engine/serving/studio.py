@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from v2flow_engine.decoding.request import DecodeRequest
     from v2flow_engine.generation.image_request import ImageRequest
     from v2flow_engine.generation.request import TokenRequest
-    from v2flow_engine.serving.backend import Backend, Drawn, EncodedPicture
+    from v2flow_engine.serving.backend import Drawn, EncodedPicture
     from v2flow_engine.serving.jobs import Job
+    from v2flow_engine.serving.observed import ObservedBackend
 
 Answer = TypeVar("Answer")
 ATTEMPTS = 2
@@ -58,7 +59,7 @@ class Picture:
 class Studio:
     """One model and its backend."""
 
-    def __init__(self, folder: ModelFolder, backend: Backend) -> None:
+    def __init__(self, folder: ModelFolder, backend: ObservedBackend) -> None:
         self.folder, self.backend = folder, backend
 
     async def pictures(self, job: Job, num_partials: int = 0) -> AsyncIterator[Picture]:

@@ -120,7 +120,9 @@ class BatchRun:
     async def _answer(self, line: Line, journal: Journal) -> None:
         batch = self.batch
         caller = Caller(batch.owner, batch.base_url)
-        status, body = await answer_of(self.server, batch.endpoint, line.body, caller)
+        with self.server.tracing.request("batch request", {}, batch=batch.id, line=line.number):
+            status, body = await answer_of(self.server, batch.endpoint, line.body, caller)
+        self.server.metrics.batch_lines.labels(str(status)).inc()
         response = {"status_code": status, "request_id": f"req_{secrets.token_hex(12)}", "body": body}
         async with self._writing:
             # A thread goes on when nobody waits for it any more, so the lock must not be given up before it ends.
