@@ -209,7 +209,7 @@ class JobRun:
         from v2flow_engine.offline import sizing
 
         todo = self.job.survey.todo
-        count = sizing.CALIBRATION_BATCHES * sizing.MAX_BATCH // rows
+        count = max(1, sizing.CALIBRATION_BATCHES * sizing.MAX_BATCH // rows)
         single = replace(sizing.plan(todo, cluster, 1, 1), rows_per_batch=rows)
         table.say(f"calibrating on the first {count * rows} images, one actor of each kind")
         run = self._run_on_ray(single, table, logs)
