@@ -1,4 +1,4 @@
-"""Memory does not grow with the input: every reader, the driver over 100,000 rows, and what Ray is given at once.
+"""Memory does not grow with the input: every reader, the driver over 50,000 rows, and what Ray is given at once.
 
 A million rows through the whole pipeline are a command: benchmarks/bench_streaming.py.
 """
@@ -23,8 +23,9 @@ from v2flow_engine.offline.job import BATCHES_PER_ACTOR, MAX_LOST_BATCHES, RayRu
 from v2flow_engine.offline.sizing import Sizing
 from v2flow_engine.offline.sources import open_source
 
-ROWS = 100_000
+ROWS = 50_000
 GROWTH = 1.1
+DRIVER_GROWTH = 1.05  # of a process of 260 MB: 300 bytes a row are found
 
 
 def peak_of_reading(path: Path, input_format: str) -> int:
@@ -67,8 +68,8 @@ def test_a_long_job_takes_no_more_memory_than_a_short_one(model_dir: Path, tmp_p
     assert resident[-1][0] == ROWS
     early = max(size for pictures, size in resident if pictures <= ROWS // 5)
     late = max(size for pictures, size in resident if pictures > ROWS // 5)
-    assert late <= GROWTH * early
-    assert document["resumed"] <= GROWTH * early
+    assert late <= DRIVER_GROWTH * early
+    assert document["resumed"] <= DRIVER_GROWTH * early
     assert document["todo"] == 0
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,13 +59,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     answers = parser.add_argument_group("answers")
     answers.add_argument("--public-url", metavar="URL", help="what URLs of pictures begin with")
     answers.add_argument("--url-minutes", type=float, default=60.0, help="a URL works so long (%(default)g)")
-    answers.add_argument("--image-dir", type=Path, metavar="DIR", help="keeps the pictures of URLs")
+    answers.add_argument(
+        "--image-dir", type=Path, metavar="DIR", help="keeps the pictures of URLs (default: a temporary one)"
+    )
     batches = parser.add_argument_group("files and batches")
     batches.add_argument(
         "--data-dir",
         type=Path,
         metavar="DIR",
-        help="keeps both when the server ends, and batches go on; none does not",
+        help="keeps both, and batches go on when the server comes again (default: in --image-dir)",
     )
     batches.add_argument("--file-days", type=float, default=30.0, help="a file is kept so long (%(default)g)")
     batches.add_argument("--file-gib", type=float, default=8.0, help="of all files (%(default)g)")
@@ -91,8 +95,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0 after a signal, 1 if an engine did not start. Raises `V2FlowError` for a mistake."""
-    with _folder(args.image_dir, "images") as image_dir, _folder(args.data_dir, "data") as data_dir:
-        folder, settings = check(args, image_dir, data_dir)
+    with _terminable(), _image_dir(args) as image_dir:
+        folder, settings = check(args, image_dir)
         listener = _listen(args.host, args.port)
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
@@ -112,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
     return code
 
 
-def check(args: argparse.Namespace, image_dir: Path, data_dir: Path) -> tuple[ModelFolder, ServerSettings]:
+def check(args: argparse.Namespace, image_dir: Path) -> tuple[ModelFolder, ServerSettings]:
     """Everything that can be found wrong before an engine starts. Raises `V2FlowError`."""
     from v2flow_engine.checkpoint import open_model
     from v2flow_engine.generation.limits import check_number, check_whole
@@ -143,7 +147,7 @@ def check(args: argparse.Namespace, image_dir: Path, data_dir: Path) -> tuple[Mo
     settings = ServerSettings(
         model_dir=str(folder.path.resolve()),
         image_dir=str(image_dir),
-        data_dir=str(data_dir),
+        data_dir=str(args.data_dir.resolve()) if args.data_dir else None,
         names=tuple(args.served_name or ()),
         device=args.device or default_device(),
         max_num_seqs=args.max_num_seqs,
@@ -188,11 +192,26 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _folder(named: Path | None, purpose: str) -> Iterator[Path]:
-    """The folder that was named, or one that is gone at the end. Raises `OutputError` if it cannot be written to."""
-    if named is not None:
-        check_folder(named)
-        yield named.resolve()
+def _terminable() -> Iterator[None]:
+    """Until the server catches it, SIGTERM ends the program as an exception does: temporary folders are removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
         return
-    with tempfile.TemporaryDirectory(prefix=f"v2flow-{purpose}-") as folder:
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _image_dir(args: argparse.Namespace) -> Iterator[Path]:
+    """The folder that was named, or one that is gone at the end. Raises `OutputError` for one that is none."""
+    for named in (args.image_dir, args.data_dir):
+        if named is not None:
+            check_folder(named)
+    if args.image_dir is not None:
+        yield args.image_dir.resolve()
+        return
+    with tempfile.TemporaryDirectory(prefix="v2flow-images-") as folder:
         yield Path(folder)
