@@ -184,7 +184,7 @@ def _kill_one(driver: subprocess.Popen, kind: str, delay: float, cluster: object
         "node": lambda: _kill_node(cluster),
     }.get(kind, lambda: _kill_actor(ACTORS[kind]))
     if kind != "driver":
-        if not _until(lambda: bool(_processes("Actor")), driver):
+        if not _until(lambda: bool(_processes("MapWorker")), driver):
             return False
     elif not _until(lambda: bool(_processes("raylet")), driver):
         return False
@@ -231,7 +231,9 @@ def _kill_node(cluster: object) -> bool:
 def _actors_on(node: object) -> int:
     raylet = next(info.process.pid for info in node.all_processes["raylet"])
     try:
-        return sum("Actor" in " ".join(p.cmdline()) for p in psutil.Process(raylet).children(recursive=True))
+        return sum(
+            "MapWorker" in " ".join(p.cmdline()) for p in psutil.Process(raylet).children(recursive=True)
+        )
     except psutil.Error:
         return 0
 

@@ -90,7 +90,7 @@ def test_a_killed_driver_and_then_a_killed_node_change_no_picture(
     assert token_nodes != decoder_nodes  # spread over the nodes
     kept = len(list(out.glob("*.png")))
     deadline = time.monotonic() + 60
-    while nodes_of(cluster, "Actor"):  # Ray ends what a dead driver has started
+    while nodes_of(cluster, "MapWorker"):  # Ray ends what a dead driver has started
         assert time.monotonic() < deadline
         time.sleep(0.1)
 

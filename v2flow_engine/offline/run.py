@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from v2flow_engine.offline.job import RayRun
     from v2flow_engine.offline.sizing import Cluster, Sizing
 
+Batches = Iterator[list[ImageRequest]]
+
 
 @dataclass(frozen=True)
 class RayWishes:
@@ -121,7 +123,7 @@ class JobRun:
             kept = _images(self.sink.kept)
             raise OutputError(f"{error}; {kept} made so far, run it again to go on") from error
 
-    def _batches(self, rows: int) -> Iterator[list[ImageRequest]]:
+    def _batches(self, rows: int) -> Batches:
         """All batches of the job with a picture to do in them, those pictures noted as under way."""
         pictures = self.job.pictures(self.sink.finished, self._fail)
         for batch, wanted in unfinished(pictures, self.sink.finished, rows):
@@ -145,14 +147,20 @@ class JobRun:
 
     def _stream(self, table: LiveTable, stack: ExitStack) -> Iterator[FinishedImage]:
         """The finished images, from Ray Data or from this process, and a line that says which and why."""
-        sink, wishes = self.sink, self.wishes
-        # A job that was on Ray goes on there, with batches of the same size: they round in the same way.
-        usable = self._usable(wishes.ray_from if sink.rows_per_batch is None else 1)
-        if not usable:
-            return iter(list(self._batches(1)))  # none; what cannot be made is noted
-        if usable < wishes.ray_from and not wishes.asked and sink.rows_per_batch is None:
-            table.say(f"{_images(usable)} in this process: Ray Data starts from {wishes.ray_from} on")
-            return self._stream_here()
+        wishes, batches = self.wishes, None
+        if (rows := self.sink.rows_per_batch) is not None:
+            # A job that was on Ray goes on there, with batches of the same size: they round in the same way.
+            batches = self._batches(rows)
+            if (first := next(batches, None)) is None:
+                return iter(())
+            batches = itertools.chain([first], batches)
+        else:
+            usable = self._usable(wishes.ray_from)
+            if not usable:
+                return iter(list(self._batches(1)))  # none; what cannot be made is noted
+            if usable < wishes.ray_from and not wishes.asked:
+                table.say(f"{_images(usable)} in this process: Ray Data starts from {wishes.ray_from} on")
+                return self._stream_here()
         from v2flow_engine.offline.cluster import ray_cluster
 
         table.say(f"{_images(self.job.survey.todo)} through Ray Data; starting it")
@@ -162,18 +170,18 @@ class JobRun:
             if wishes.asked or os.environ.get("RAY_ADDRESS"):
                 raise
             table.say(f"{error}; going on in this process")
-            return self._stream_here()
-        return self._stream_ray(table, logs)
+            return self._stream_here(batches)
+        return self._stream_ray(batches, table, logs)
 
-    def _stream_here(self) -> Iterator[FinishedImage]:
+    def _stream_here(self, batches: Batches | None = None) -> Iterator[FinishedImage]:
         from v2flow_engine.generation.pipeline import DECODER_BATCH
         from v2flow_engine.offline.single_process import run_here
 
         model, output = self.job.planner.folder.path, self.job.output
-        requests = itertools.chain.from_iterable(self._batches(DECODER_BATCH))
+        requests = itertools.chain.from_iterable(batches or self._batches(DECODER_BATCH))
         return run_here(model, requests, output.image, self.job.identity)
 
-    def _stream_ray(self, table: LiveTable, logs: str) -> Iterator[FinishedImage]:
+    def _stream_ray(self, batches: Batches | None, table: LiveTable, logs: str) -> Iterator[FinishedImage]:
         from v2flow_engine.offline import sizing
         from v2flow_engine.offline.cluster import check_nodes, cluster_resources
 
@@ -189,19 +197,19 @@ class JobRun:
         size = sizing.plan(todo, cluster, *wanted)
         rows = self.sink.rows_per_batch or size.rows_per_batch
         self.sink.keep_rows_per_batch(rows)
-        size, batches = replace(size, rows_per_batch=rows), self._batches(rows)
+        size, batches = replace(size, rows_per_batch=rows), batches or self._batches(rows)
         if sizing.wants_calibration(todo, cluster, *wanted):
             size = yield from self._calibrate(batches, rows, table, logs, cluster)
         yield from self._run_on_ray(size, table, logs).images_of(batches, size)
 
     def _calibrate(
-        self, batches: Iterator[list[ImageRequest]], rows: int, table: LiveTable, logs: str, cluster: Cluster
+        self, batches: Batches, rows: int, table: LiveTable, logs: str, cluster: Cluster
     ) -> Iterator[FinishedImage]:
         """Make the first pictures with one actor of each kind, and share the cluster by what each of them took."""
         from v2flow_engine.offline import sizing
 
         todo = self.job.survey.todo
-        count = sizing.CALIBRATION_BATCHES * sizing.MAX_BATCH // rows
+        count = max(1, sizing.CALIBRATION_BATCHES * sizing.MAX_BATCH // rows)
         single = replace(sizing.plan(todo, cluster, 1, 1), rows_per_batch=rows)
         table.say(f"calibrating on the first {count * rows} images, one actor of each kind")
         run = self._run_on_ray(single, table, logs)
