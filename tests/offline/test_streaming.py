@@ -1,4 +1,4 @@
-"""Memory does not grow with the input: every reader, the driver over 30,000 rows, and what Ray is given at once.
+"""Memory does not grow with the input: every reader, and the driver over 30,000 rows.
 
 A million rows through the whole pipeline are a command: benchmarks/bench_streaming.py.
 """
@@ -9,18 +9,11 @@ import json
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from benchmarks.long_input import WRITERS
-from v2flow_engine.checkpoint import open_model
-from v2flow_engine.generation.image_request import ImageRequest, plan_requests
-from v2flow_engine.generation.parameters import GenerationParameters
-from v2flow_engine.offline.actors import ActorConfig
-from v2flow_engine.offline.job import BATCHES_PER_ACTOR, MAX_LOST_BATCHES, RayRun
-from v2flow_engine.offline.sizing import Sizing
 from v2flow_engine.offline.sources import open_source
 
 ROWS = 30_000
@@ -71,28 +64,3 @@ def test_a_long_job_takes_no_more_memory_than_a_short_one(model_dir: Path, tmp_p
     assert late <= DRIVER_GROWTH * early
     assert document["resumed"] <= DRIVER_GROWTH * early
     assert document["todo"] == 0
-
-
-@pytest.mark.usefixtures("ray_running")
-def test_the_input_is_read_as_pictures_are_finished(model_dir: Path) -> None:
-    folder, each = open_model(model_dir), 4
-    parameters = GenerationParameters.resolve(folder, rounds=1, flow_steps=1)
-    requests = iter(plan_requests(["a cat"], parameters, n=200, seed=1))
-    read = 0
-
-    def counted() -> Iterator[ImageRequest]:
-        nonlocal read
-        for request in requests:
-            read += 1
-            yield request
-
-    run = RayRun(ActorConfig(str(folder.path), "cpu", "png", {}, guided=True))
-    sizing = Sizing(1, 1, cpus_per_actor=0.5, gpus_per_actor=0.0, rows_per_batch=each, threads=1)
-    ahead, under_way = [], []
-    for number, _ in enumerate(run.images(counted(), sizing), start=1):
-        ahead.append(read - number)
-        under_way.append(len(run.outstanding))
-    assert len(ahead) == 200
-    most = (2 * BATCHES_PER_ACTOR + MAX_LOST_BATCHES + 1) * each
-    assert max(ahead) <= most < 100
-    assert max(under_way) <= most
