@@ -1,4 +1,4 @@
-"""Memory does not grow with the input: every reader, the driver over 50,000 rows, and what Ray is given at once.
+"""Memory does not grow with the input: every reader, the driver over 30,000 rows, and what Ray is given at once.
 
 A million rows through the whole pipeline are a command: benchmarks/bench_streaming.py.
 """
@@ -23,9 +23,9 @@ from v2flow_engine.offline.job import BATCHES_PER_ACTOR, MAX_LOST_BATCHES, RayRu
 from v2flow_engine.offline.sizing import Sizing
 from v2flow_engine.offline.sources import open_source
 
-ROWS = 50_000
+ROWS = 30_000
 GROWTH = 1.1
-DRIVER_GROWTH = 1.05  # of a process of 260 MB: 300 bytes a row are found
+DRIVER_GROWTH = 1.05  # of a process of 260 MB: about 400 bytes kept of each row are found
 
 
 def peak_of_reading(path: Path, input_format: str) -> int:

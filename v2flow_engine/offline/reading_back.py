@@ -5,10 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from v2flow_engine.offline.manifest import ManifestEntry
+
+if TYPE_CHECKING:
+    import pyarrow
 
 ERRORS = "errors.jsonl"
 
@@ -24,15 +28,29 @@ def read_picture(directory: Path, entry: ManifestEntry) -> bytes:
 
 
 def _read_row(path: Path, row: int) -> bytes:
+    changed = path.stat().st_mtime_ns
+    for group, count in enumerate(_group_sizes(path, changed)):
+        if row < count:
+            return _group(path, changed, group)[row]["bytes"].as_py()
+        row -= count
+    raise IndexError(f"{path} has no row {row} behind its last one")
+
+
+@lru_cache(maxsize=1)
+def _group_sizes(path: Path, changed: int) -> tuple[int, ...]:
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(path) as file:
-        for group in range(file.num_row_groups):
-            count = file.metadata.row_group(group).num_rows
-            if row < count:
-                return file.read_row_group(group, columns=["image"])["image"][row]["bytes"].as_py()
-            row -= count
-    raise IndexError(f"{path} has no row {row} behind its last one")
+        return tuple(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
+
+
+@lru_cache(maxsize=1)
+def _group(path: Path, changed: int, group: int) -> pyarrow.ChunkedArray:
+    """The pictures of a row group; kept for the next one, since a page asks for them in turn."""
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        return file.read_row_group(group, columns=["image"])["image"]
 
 
 def read_errors(directory: Path, most: int) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MANY = 10**6  # pictures: as many as keep all replicas busy
 POLL_SECONDS = 0.2
+ENDINGS = (signal.SIGINT, signal.SIGTERM)
 
 
 def serve(settings: ServerSettings, host: str, port: int) -> int:
@@ -36,12 +37,14 @@ def serve(settings: ServerSettings, host: str, port: int) -> int:
         )
         try:
             ray_serve.start(http_options={"host": host, "port": port, "keep_alive_timeout_s": 30})
+            for ending in ENDINGS:  # only now: Ray sets its own as it starts
+                signal.signal(ending, lambda *_: sys.exit(0))
             try:
                 ray_serve.run(application, name=APP_NAME, route_prefix="/")
             except RuntimeError as error:
                 print(f"v2flow: {reason(str(error))}", file=sys.stderr, flush=True)
                 return 1
-            for ending in (signal.SIGINT, signal.SIGTERM):  # only now: Ray sets its own as it starts
+            for ending in ENDINGS:
                 signal.signal(ending, lambda *_: ended.set())
             print(f"v2flow: ready after {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
             ended.wait()

@@ -109,7 +109,12 @@ def run(args: argparse.Namespace) -> int:
             from v2flow_engine.serving.cluster import serve as serve_on_ray
 
             listener.close()  # Ray's proxy binds it itself
-            code, ended = serve_on_ray(settings, host, port), True
+            try:
+                code, ended = serve_on_ray(settings, host, port), True
+            except (
+                SystemExit
+            ):  # a signal before it is ready; Ray's own handler would end with the signal's number
+                code, ended = 0, True
     if not ended:
         sys.stdout.flush()
         os._exit(code)

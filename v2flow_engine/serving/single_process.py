@@ -40,20 +40,23 @@ def make_server(folder: ModelFolder, settings: ServerSettings, backend: Backend)
     return uvicorn.Server(config)
 
 
+class _EndedError(BaseException):
+    """A signal came before there was a server to end. No `Exception`, lest an import that fails softly swallows it."""
+
+
 class _Ending:
-    """Whether a signal has asked for the end: of the server, if there is one already."""
+    """Makes signals end the server, or what goes before it."""
 
     def __init__(self) -> None:
-        self.asked = False
         self.server: uvicorn.Server | None = None
         for ending in (signal.SIGINT, signal.SIGTERM):
             # While uvicorn serves it catches them itself; when all is done it raises them again, and they come here.
-            signal.signal(ending, self._ask)
+            signal.signal(ending, self._end)
 
-    def _ask(self, *_: object) -> None:
-        self.asked = True
-        if self.server is not None:
-            self.server.should_exit = True
+    def _end(self, *_: object) -> None:
+        if self.server is None:
+            raise _EndedError
+        self.server.should_exit = True
 
 
 def serve(folder: ModelFolder, settings: ServerSettings, listener: socket.socket) -> tuple[int, bool]:
@@ -66,9 +69,12 @@ def serve(folder: ModelFolder, settings: ServerSettings, listener: socket.socket
     """
     log_to_stderr()
     ending = _Ending()
-    backend = InProcessBackend(folder, settings)
-    ending.server = make_server(folder, settings, backend)
-    code = 0 if ending.asked else asyncio.run(_run(ending.server, backend, listener))
+    try:
+        backend = InProcessBackend(folder, settings)
+        ending.server = make_server(folder, settings, backend)
+    except _EndedError:
+        return 0, False
+    code = asyncio.run(_run(ending.server, backend, listener))
     return code, not backend.starting
 
 
