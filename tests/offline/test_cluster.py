@@ -82,10 +82,12 @@ def test_a_killed_driver_and_then_a_killed_node_change_no_picture(
 ) -> None:
     out = tmp_path / "out"
     driver = generate(cluster, model_dir, out)
-    wait_for(lambda: list(out.glob("*.png")), driver)
-    token_nodes, decoder_nodes = nodes_of(cluster, "TokenActor"), nodes_of(cluster, "DecoderActor")
-    driver.send_signal(signal.SIGKILL)
-    driver.communicate()
+    try:
+        wait_for(lambda: list(out.glob("*.png")), driver)
+        token_nodes, decoder_nodes = nodes_of(cluster, "TokenActor"), nodes_of(cluster, "DecoderActor")
+    finally:
+        driver.send_signal(signal.SIGKILL)
+        driver.communicate()
     assert token_nodes
     assert token_nodes != decoder_nodes  # spread over the nodes
     kept = len(list(out.glob("*.png")))
