@@ -43,7 +43,9 @@ def test_a_job_that_goes_on_makes_the_same_batches(
 
 
 def test_vllm_has_batch_invariant_kernels_and_reads_the_setting() -> None:
-    program = "from v2flow_engine.offline.actors import use_batch_invariant_kernels as use; use()\n"
+    program = (
+        "from v2flow_engine.generation.batch_invariance import use_batch_invariant_kernels as use; use()\n"
+    )
     program += "import vllm.envs; assert vllm.envs.VLLM_BATCH_INVARIANT is True"
     subprocess.run([sys.executable, "-c", program], check=True)
     worker = find_spec("vllm.v1.worker.gpu_worker")

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from v2flow_engine.errors import EngineDeadError, ReleaseError
+from v2flow_engine.errors import EngineDeadError
+from v2flow_engine.generation.batch_invariance import use_batch_invariant_kernels
 from v2flow_engine.generation.image_request import ImageRequest
 from v2flow_engine.offline.feed import worker_name
 from v2flow_engine.offline.stages import FinishedImage, TokenResult, make_images, make_tokens
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 Rows = dict[str, Any]
 DEAD_ENGINE_STATUS = 70
-BATCH_INVARIANT = "VLLM_BATCH_INVARIANT"
 
 
 @dataclass(frozen=True)
@@ -126,18 +126,6 @@ class DecoderActor:
         ]
         self.feed.note.remote(number, "done", self.worker)
         return pickle.dumps(finished)
-
-
-def use_batch_invariant_kernels() -> None:
-    """Switch vLLM to them for the engine that this process starts. Raises `ReleaseError` if it has none.
-
-    vLLM reads the setting when parts of it are imported, so it must not have been before.
-    """
-    os.environ[BATCH_INVARIANT] = "1"
-    from vllm import __version__, envs
-
-    if not getattr(envs, BATCH_INVARIANT, False):
-        raise ReleaseError(f"--batch-invariant: vLLM {__version__} does not know {BATCH_INVARIANT}")
 
 
 def finished_images(data: bytes) -> list[FinishedImage]:
