@@ -12,6 +12,7 @@ import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -102,11 +103,17 @@ def test_killed_actors_lose_nothing(folder: ModelFolder) -> None:
 
 
 class Poisoned(TokenActor):
-    """Ends its process at a certain prompt, as a crash inside a library would."""
+    """Ends its process at a certain prompt, as a crash inside a library would. Loads its model when it needs it."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments: tuple[Any, ...] | None = arguments
 
     def _make(self, number: int, data: bytes) -> bytes:
         if any(request.prompt == "poison" for request in pickle.loads(data)):
             os._exit(1)
+        if self.arguments is not None:
+            super().__init__(*self.arguments)
+            self.arguments = None
         return super()._make(number, data)
 
 
@@ -115,11 +122,11 @@ def test_a_row_that_kills_its_worker_costs_itself_alone(
 ) -> None:
     monkeypatch.setattr(job, "TokenActor", Poisoned)
     parameters = GenerationParameters.resolve(folder)
-    requests = plan_requests(["a cat", "poison", "a dog", "an owl"], parameters, seed=1)
+    requests = plan_requests(["poison", "a cat", "a dog", "an owl"], parameters, seed=1)
     finished = {f.index: f for f in run_for(folder).images(iter(requests), SMALL)}
     assert sorted(finished) == [0, 1, 2, 3]
-    assert [bool(finished[index].error) for index in range(4)] == [False, True, False, False]
-    assert "lost: its worker died 2 times with it alone" in finished[1].error
+    assert [bool(finished[index].error) for index in range(4)] == [True, False, False, False]
+    assert "lost: its worker died 2 times with it alone" in finished[0].error
 
 
 def test_what_the_source_raises_comes_when_all_before_it_is_finished(folder: ModelFolder) -> None:

@@ -69,7 +69,7 @@ class RayRun:
             before = self._finished
             supply = _Supply(batches, self.outstanding, sizing)
             try:
-                yield from self._pass(supply, sizing, MAX_LOST_ALONE if alone else MAX_LOST_BATCHES)
+                yield from self._pass(supply, sizing, alone)
             except EngineDeadError as error:
                 idle = 0 if self._finished > before else idle + 1
                 if idle >= MAX_IDLE_PASSES:
@@ -99,13 +99,13 @@ class RayRun:
                 self.last_state = ray.get(feed.state.remote(), timeout=5)
         return self.last_state
 
-    def _pass(self, supply: _Supply, sizing: Sizing, max_lost: int) -> Iterator[FinishedImage]:
+    def _pass(self, supply: _Supply, sizing: Sizing, alone: bool) -> Iterator[FinishedImage]:
         """One Ray Data pipeline, until the supply ends or it breaks."""
         import ray
 
-        with _data_context(max_lost), _as_dead_engine():
+        with _data_context(MAX_LOST_ALONE if alone else MAX_LOST_BATCHES), _as_dead_engine():
             feed = self._feed = start_feed()
-            dataset = build_dataset(feed, self.config, sizing)
+            dataset = build_dataset(feed, self.config, sizing, alone=alone)
             try:
                 with supply.to(feed), contextlib.closing(_rows(dataset)) as rows:
                     for number, data in rows:
@@ -190,8 +190,11 @@ class _Supply:
             return not self._stopped
 
 
-def build_dataset(feed: Any, config: ActorConfig, sizing: Sizing) -> Dataset:
-    """The lazy Ray Data pipeline: feed -> TokenActor pool -> DecoderActor pool. A row is a batch."""
+def build_dataset(feed: Any, config: ActorConfig, sizing: Sizing, *, alone: bool = False) -> Dataset:
+    """The lazy Ray Data pipeline: feed -> TokenActor pool -> DecoderActor pool. A row is a batch.
+
+    alone: an actor has one batch and no next one, which would be lost with it.
+    """
     import ray.data
 
     # Ray allows an actor as many OpenMP threads as it reserves whole CPUs, but one at least. torch's setting
@@ -206,7 +209,9 @@ def build_dataset(feed: Any, config: ActorConfig, sizing: Sizing) -> Dataset:
                 actor,
                 fn_constructor_args=(config, feed),
                 batch_size=None,
-                compute=ray.data.ActorPoolStrategy(size=size),
+                compute=ray.data.ActorPoolStrategy(
+                    size=size, max_tasks_in_flight_per_actor=1 if alone else None
+                ),
                 num_cpus=sizing.cpus_per_actor,
                 num_gpus=sizing.gpus_per_actor or None,
                 runtime_env=environment,
