@@ -21,7 +21,7 @@ if __name__ == "__main__":  # the checkout that this file is in
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.harness import machine
-from benchmarks.token_work import PROMPTS
+from benchmarks.token_work import example_prompts
 from v2flow_engine.checkpoint import ModelFolder, open_model
 from v2flow_engine.decoding.load import load_decoder
 from v2flow_engine.generation.image_request import ImageRequest, plan_requests
@@ -43,8 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run it."""
     args = parser().parse_args(argv)
     folder = open_model(args.model)
-    lines = [line.strip() for line in PROMPTS.read_text(encoding="utf-8").splitlines()]
-    prompts = [line for line in lines if line and not line.startswith("#")]
+    prompts = example_prompts()
     prompts = [prompts[i % len(prompts)] for i in range(args.images)]
     requests = plan_requests(prompts, GenerationParameters.resolve(folder), seed=0)
     sizes = [args.batches[0], *args.batches]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import resource
 import statistics
 import sys
@@ -39,12 +38,12 @@ from benchmarks.decoder_work import (
     make_requests,
     mixed_requests,
 )
-from benchmarks.harness import machine
+from benchmarks.harness import machine, printed
 from v2flow_engine.checkpoint import open_tokenizer
 from v2flow_engine.decoding.engine.settings import ATTENTION, EngineSettings
 from v2flow_engine.decoding.limits import Limits
 from v2flow_engine.decoding.request import DecodeRequest
-from v2flow_engine.errors import RequestError, V2FlowError
+from v2flow_engine.errors import RequestError
 from v2flow_engine.planning.device_rates import matmul_rate, synchronize
 
 OURS = ("plain float32", "engine float32", "engine bfloat16")
@@ -85,14 +84,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run it; 2 for a mistake in what was given."""
     args = parser().parse_args(argv)
-    try:
-        report = run(args)
-    except V2FlowError as error:
-        print(f"bench_decoder: error: {error}", file=sys.stderr)
-        return 2
-    print(table(report))
-    print(json.dumps(report))
-    return 0
+    return 2 if printed("bench_decoder", lambda: run(args), table) is None else 0
 
 
 @dataclasses.dataclass(frozen=True)

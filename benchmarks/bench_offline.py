@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -22,11 +21,11 @@ from pathlib import Path
 if __name__ == "__main__":  # the checkout that this file is in
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.harness import machine
+from benchmarks.harness import machine, printed
 from benchmarks.offline_ways import Measured, in_own_process, plain_loop, ray_data, single_process
-from benchmarks.token_work import PROMPTS
+from benchmarks.token_work import example_prompts
 from v2flow_engine.checkpoint import open_model
-from v2flow_engine.errors import RequestError, V2FlowError
+from v2flow_engine.errors import RequestError
 
 PLAIN = "plain loop"
 WAYS = {
@@ -57,14 +56,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run it; 2 for a mistake in what was given."""
     args = parser().parse_args(argv)
-    try:
-        report = run(args)
-    except V2FlowError as error:
-        print(f"bench_offline: error: {error}", file=sys.stderr)
-        return 2
-    print(table(report))
-    print(json.dumps(report))
-    return 0
+    return 2 if printed("bench_offline", lambda: run(args), table) is None else 0
 
 
 def run(args: argparse.Namespace) -> dict:
@@ -73,8 +65,7 @@ def run(args: argparse.Namespace) -> dict:
     if min(counts) < 1:
         raise RequestError("--images, --plain-images and --scale must be positive")
     model = str(open_model(args.model).path)
-    lines = (line.strip() for line in PROMPTS.read_text(encoding="utf-8").splitlines())
-    prompts = [line for line in lines if line and not line.startswith("#")]
+    prompts = example_prompts()
     measured: dict[str, Measured] = {}
     with tempfile.TemporaryDirectory() as scratch:
 

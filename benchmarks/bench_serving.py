@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import multiprocessing
 import os
 import random
@@ -29,12 +28,12 @@ from typing import Any
 if __name__ == "__main__":  # the checkout that this file is in
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.harness import machine
+from benchmarks.harness import machine, printed
 from benchmarks.serving_load import Load, Outcome, closed_loop, open_loop
 from benchmarks.serving_process import ServerProcess, serving
-from benchmarks.token_work import PROMPTS
+from benchmarks.token_work import example_prompts
 from v2flow_engine.checkpoint import open_model
-from v2flow_engine.errors import RequestError, V2FlowError
+from v2flow_engine.errors import RequestError
 
 ALONE = "1 client"
 LEAVING = 0.1
@@ -74,13 +73,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run it; 1 if chaos lost a request, 2 for a mistake in what was given."""
     args = parser().parse_args(argv)
-    try:
-        report = run(args)
-    except V2FlowError as error:
-        print(f"bench_serving: error: {error}", file=sys.stderr)
+    report = printed("bench_serving", lambda: run(args), table)
+    if report is None:
         return 2
-    print(table(report))
-    print(json.dumps(report))
     return 0 if report.get("chaos", {"lost": 0})["lost"] == 0 else 1
 
 
@@ -91,8 +86,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.chaos and args.url:
         raise RequestError("--chaos starts a server of its own: it does not go with --url")
     model = str(open_model(args.model).path)
-    lines = (line.strip() for line in PROMPTS.read_text(encoding="utf-8").splitlines())
-    load = Load([line for line in lines if line and not line.startswith("#")], args.partials)
+    load = Load(example_prompts(), args.partials)
     report: dict[str, Any] = {"machine": machine("cpu"), "model": args.model, "partials": args.partials}
     if args.direct and not args.chaos:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:

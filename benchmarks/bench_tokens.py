@@ -13,7 +13,6 @@ times.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -25,11 +24,11 @@ import torch
 if __name__ == "__main__":  # the checkout that this file is in
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.harness import machine
+from benchmarks.harness import machine, printed
 from benchmarks.token_work import SHAPES, TokenWork, cost_of, prompts_of, random_model, random_prompts
 from benchmarks.token_writers import Writer, WriterProcesses
 from v2flow_engine.checkpoint import ModelFolder, open_model
-from v2flow_engine.errors import RequestError, V2FlowError
+from v2flow_engine.errors import RequestError
 from v2flow_engine.guidance import UNGUIDED
 from v2flow_engine.planning.device_rates import matmul_rate, memory_rate
 
@@ -78,15 +77,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run it; 2 for a mistake in what was given."""
     args = parser().parse_args(argv)
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            report = run(args, Path(scratch))
-    except V2FlowError as error:
-        print(f"bench_tokens: error: {error}", file=sys.stderr)
-        return 2
-    print(table(report))
-    print(json.dumps(report))
-    return 0
+    with tempfile.TemporaryDirectory() as scratch:
+        report = printed("bench_tokens", lambda: run(args, Path(scratch)), table)
+    return 2 if report is None else 0
 
 
 def run(args: argparse.Namespace, scratch: Path) -> dict:

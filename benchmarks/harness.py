@@ -5,11 +5,15 @@ Knows nothing of what is measured.
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
+from v2flow_engine.errors import V2FlowError
 from v2flow_engine.evaluation.report import cpu_model
 from v2flow_engine.planning.device_rates import synchronize
 
@@ -31,6 +35,23 @@ def take_turns(
             if repeat:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+def printed(
+    name: str, run: Callable[[], dict[str, Any]], table: Callable[[dict[str, Any]], str]
+) -> dict[str, Any] | None:
+    """Run a benchmark and print its table, then its report as one JSON document on the last line.
+
+    Returns the report; None for a mistake in what was given, which is told in one line.
+    """
+    try:
+        report = run()
+    except V2FlowError as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        return None
+    print(table(report))
+    print(json.dumps(report))
+    return report
 
 
 def machine(device: str) -> dict[str, str | int]:

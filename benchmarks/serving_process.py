@@ -1,6 +1,6 @@
 """A server of `v2flow serve` for the length of a `with` block, seen from outside: address, memory, its processes.
 
-Ends only what it started. Reads /proc, so it needs Linux.
+Ends only what it started.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+
+import psutil
 
 from v2flow_engine.errors import DataError
 
@@ -38,20 +39,30 @@ class ServerProcess:
     peak_bytes: int = 0
     _stop: threading.Event = field(default_factory=threading.Event)
 
-    def processes(self) -> list[int]:
-        """Their ids, as of now."""
-        return [] if self.pid is None else tree(self.pid)
+    def processes(self) -> list[psutil.Process]:
+        """As of now."""
+        if self.pid is None:
+            return []
+        first = psutil.Process(self.pid)
+        return [first, *first.children(recursive=True)]
 
     def memory(self) -> int:
         """Bytes that its processes hold for themselves alone, shared pages by their shares."""
-        total = sum(_proportional_bytes(pid) for pid in self.processes())
+        total = 0
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):  # it may have ended meanwhile
+                total += process.memory_full_info().pss
         self.peak_bytes = max(self.peak_bytes, total)
         return total
 
     def replicas(self, stage: str) -> list[int]:
         """Process ids of a stage's replicas on Ray."""
-        name = f"ServeReplica:v2flow:{stage}"
-        return [pid for pid in self.processes() if name in _command(pid)]
+        found = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                if f"ServeReplica:v2flow:{stage}" in " ".join(process.cmdline()):
+                    found.append(process.pid)
+        return found
 
     def metric(self, name: str) -> dict[str, float]:
         """Label text -> value of each line of a metric at /metrics."""
@@ -84,22 +95,6 @@ def serving(options: Sequence[str]) -> Iterator[ServerProcess]:
                 process.wait()
 
 
-def tree(pid: int) -> list[int]:
-    """A process and all below it."""
-    children: dict[int, list[int]] = {}
-    for path in Path("/proc").iterdir():
-        if path.name.isdecimal():
-            with contextlib.suppress(OSError, IndexError, ValueError):
-                fields = (path / "stat").read_text().rpartition(")")[2].split()
-                children.setdefault(int(fields[1]), []).append(int(path.name))
-    found, waiting = [], [pid]
-    while waiting:
-        each = waiting.pop()
-        found.append(each)
-        waiting += children.get(each, [])
-    return found
-
-
 def _wait(process: subprocess.Popen, log: object, started: float) -> str:
     """The address, once `/ready` says yes."""
     url = ""
@@ -122,17 +117,3 @@ def _wait(process: subprocess.Popen, log: object, started: float) -> str:
 def _watch(server: ServerProcess) -> None:
     while not server._stop.wait(2.0):
         server.memory()
-
-
-def _proportional_bytes(pid: int) -> int:
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return 1024 * int(line.split()[1])
-    return 0
-
-
-def _command(pid: int) -> str:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    return ""

@@ -33,7 +33,7 @@ if __name__ == "__main__":  # the checkout that this file is in
 
 from benchmarks.harness import machine
 from benchmarks.stress_checks import faults, picture_bytes
-from benchmarks.token_work import PROMPTS
+from benchmarks.token_work import example_prompts
 
 KINDS = ("driver", "token actor", "decoder actor", "node")
 ACTORS = {"token actor": "TokenActor", "decoder actor": "DecoderActor"}
@@ -132,8 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _write_prompts(path: Path, images: int) -> Path:
-    lines = [line.strip() for line in PROMPTS.read_text(encoding="utf-8").splitlines()]
-    prompts = [line for line in lines if line and not line.startswith("#")]
+    prompts = example_prompts()
     rows = ({"id": f"row-{i}", "prompt": prompts[i % len(prompts)]} for i in range(images))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path

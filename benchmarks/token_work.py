@@ -51,12 +51,15 @@ class TokenWork:
         return self.prompts[number % len(self.prompts)]
 
 
+def example_prompts() -> list[str]:
+    """The lines of examples/prompts.txt that are prompts."""
+    lines = (line.strip() for line in PROMPTS.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
 def prompts_of(folder: ModelFolder, size: str) -> tuple[tuple[int, ...], ...]:
     """The example prompts, encoded."""
-    lines = (line.strip() for line in PROMPTS.read_text(encoding="utf-8").splitlines())
-    return tuple(
-        tuple(folder.prompt_encoder.encode(line, size)) for line in lines if line and not line.startswith("#")
-    )
+    return tuple(tuple(folder.prompt_encoder.encode(prompt, size)) for prompt in example_prompts())
 
 
 def random_model(shape: str, path: Path) -> ModelFolder:

@@ -6,6 +6,7 @@ Knows nothing of what is written.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -90,6 +91,12 @@ def whole_folder(out: Path) -> Iterator[Path]:
             building.rename(out)
         finally:
             shutil.rmtree(building, ignore_errors=True)
+
+
+def sha256_of(path: Path) -> str:
+    """A file's sha256 in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def temporary_name(path: Path) -> Path:

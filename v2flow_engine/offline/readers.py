@@ -16,9 +16,8 @@ from v2flow_engine.errors import DataError
 
 RawRow = tuple[str, dict[str, Any], str]
 PARQUET_ROWS = 1024
-PARQUET_BUFFER = (
-    2**20
-)  # bytes of each column; without it, whole columns of a row group, which may be the whole file
+# Bytes of each column; without it, whole columns of a row group are read, which may be the whole file.
+PARQUET_BUFFER = 2**20
 MAX_MEMBER_BYTES = 2**20  # of a tar's .json and .txt members
 
 

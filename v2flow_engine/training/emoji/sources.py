@@ -5,7 +5,6 @@ fetches them. Tarballs are never unpacked: their members are read where they lie
 mean.
 """
 
-import hashlib
 import shutil
 import subprocess
 import tarfile
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from v2flow_engine.errors import DataError, OutputError
+from v2flow_engine.files import sha256_of
 
 FETCH_TIMEOUT_SECONDS = 600
 
@@ -133,7 +133,7 @@ def _collect(directory: Path, bring: Callable[[Package, Path], Path]) -> dict[st
     found = {}
     for package in PACKAGES:
         path = directory / package.filename
-        if not (path.is_file() and _sha256(path) == package.sha256):
+        if not (path.is_file() and sha256_of(path) == package.sha256):
             _bring_verified(package, path, bring)
         found[package.name] = path
     return found
@@ -143,7 +143,7 @@ def _bring_verified(package: Package, path: Path, bring: Callable[[Package, Path
     try:
         with tempfile.TemporaryDirectory(prefix=".incoming-", dir=path.parent) as incoming:
             arrived = bring(package, Path(incoming))
-            came = _sha256(arrived)
+            came = sha256_of(arrived)
             if came != package.sha256:
                 raise DataError(
                     f"{package.name} {package.version} is not the pinned package: "
@@ -173,11 +173,3 @@ def _npm_pack(package: Package, into: Path) -> Path:
         lines = done.stderr.strip().splitlines() or ["no message"]
         raise DataError(f"npm pack {wish} failed with exit code {done.returncode}: {lines[0]}")
     return tarball
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
