@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
 import json
@@ -17,8 +18,11 @@ from typing import Any
 
 import pytest
 
+from tests.offline.rows import TOO_LONG, write_rows
 from v2flow_engine.cli import main
 from v2flow_engine.images import read_metadata
+from v2flow_engine.offline import command
+from v2flow_engine.offline.prepare import GenerateJob, check
 
 
 def manifest(out: Path) -> list[dict[str, Any]]:
@@ -75,35 +79,59 @@ def test_a_bad_line_in_a_file_is_an_error_row(
     model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prompts, out = tmp_path / "prompts.txt", tmp_path / "out"
-    prompts.write_text(f"a cat\n{'cat ' * 500}\na dog\n")
+    prompts.write_text(f"a cat\n{TOO_LONG}\na dog\n")
     argv = ["generate", "--model", str(model_dir), "--prompts", str(prompts), "--out", str(out)]
     assert main(argv) == 1
     assert [(line["id"], line["seed"]) for line in check_folder(out, 2)] == [(0, 0), (2, 2)]
     error = json.loads((out / "errors.jsonl").read_text())
     assert (error["id"], error["row"]) == (1, 2)
-    assert error["columns"] == {"prompt": ("cat " * 500).strip()}
+    assert error["columns"] == {"prompt": TOO_LONG.strip()}
     assert f"{prompts}, line 2: the prompt has" in error["error"]
     assert "1 image failed, the first: " in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("ray_running")
-def test_a_handful_of_pictures_goes_through_ray(
+def test_a_job_on_ray_keeps_what_came_before_its_source_vanished_and_goes_on(
     model_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Half of the source is gone when the job has been checked. All paths in the command are relative."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(model_dir, "model")
-    assert main(["generate", "--model", "model", "--prompt", "a cat", "--n", "9", "--out", "out"]) == 0
-    assert [line["id"] for line in check_folder(tmp_path / "out", 9)] == list(range(9))
+    out, second = Path("out"), Path("rows/2.jsonl")
+    second.parent.mkdir()
+    write_rows(Path("rows/1.jsonl"), *({"prompt": f"cat {number}"} for number in range(10)))
+    write_rows(second, {"prompt": TOO_LONG, "n": 2}, {"prompt": "a dog"}, {"prompt": "an owl"})
+    argv = ["generate", "--model", "model", "--prompts", "rows", "--out", "out"]
+
+    def check_and_lose(args: argparse.Namespace) -> GenerateJob:
+        job = check(args)
+        second.rename("elsewhere")
+        return job
+
+    with monkeypatch.context() as context:
+        context.setattr(command, "check", check_and_lose)
+        assert main(argv) == 1
     captured = capfd.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("9 images through Ray Data")
+    assert captured.err.startswith("14 images through Ray Data")
+    assert (
+        f"stopped: {second}: cannot read prompts (No such file); 10 images of 14 kept, run it" in captured.err
+    )
+    assert sorted(line["id"] for line in check_folder(out, 10)) == list(range(10))
+    first = {path: path.stat().st_mtime_ns for path in out.glob("*.png")}
+
+    Path("elsewhere").rename(second)
+    assert main([*argv, "--max-errors", "2"]) == 1  # both copies are too long
+    check_folder(out, 12)
+    assert len((out / "errors.jsonl").read_text().splitlines()) == 2
+    assert first.items() <= {path: path.stat().st_mtime_ns for path in out.glob("*.png")}.items()
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"--prompt": " "}, "--prompt 1: the prompt is empty"),
-        ({"--prompt": "cat " * 500}, "this model takes at most"),
+        ({"--prompt": TOO_LONG}, "this model takes at most"),
         ({"--prompt": None, "--prompts": "missing.txt"}, "missing.txt: cannot read prompts (No such file"),
         ({"--prompt": None, "--prompts": "empty.txt"}, "empty.txt: holds no prompt"),
         ({"--prompt": None, "--prompts": "bad.txt"}, "bad.txt, line 1: the prompt has"),
@@ -137,7 +165,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.txt").write_text("# nothing\n")
-    (tmp_path / "bad.txt").write_text("cat " * 500)
+    (tmp_path / "bad.txt").write_text(TOO_LONG)
     for broken in ("truncated", "partial"):
         shutil.copytree(model_dir, broken)
     weights = Path("truncated/vae/diffusion_pytorch_model.safetensors")
@@ -161,10 +189,10 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
 def test_ctrl_c_keeps_what_is_finished(model_dir: Path, tmp_path: Path) -> None:
     """A whole process group is interrupted, as a terminal does it, in the middle of a job on its own Ray."""
     out, log = tmp_path / "out", tmp_path / "log"
-    command = [sys.executable, "-m", "v2flow_engine.cli", "generate", "--model", str(model_dir)]
-    command += ["--prompt", "a cat", "--n", "800", "--rounds", "16", "--flow-steps", "10", "--out", str(out)]
+    argv = [sys.executable, "-m", "v2flow_engine.cli", "generate", "--model", str(model_dir)]
+    argv += ["--prompt", "a cat", "--n", "800", "--rounds", "16", "--flow-steps", "10", "--out", str(out)]
     with log.open("w") as stderr:
-        process = subprocess.Popen(command, stderr=stderr, cwd="/", start_new_session=True)
+        process = subprocess.Popen(argv, stderr=stderr, cwd="/", start_new_session=True)
         deadline = time.monotonic() + 240
         while process.poll() is None and time.monotonic() < deadline and len(list(out.glob("*.png"))) < 4:
             time.sleep(0.2)
