@@ -118,6 +118,8 @@ def test_a_job_on_ray_keeps_what_came_before_its_source_vanished_and_goes_on(
         f"stopped: {second}: cannot read prompts (No such file); 10 images of 14 kept, run it" in captured.err
     )
     assert sorted(line["id"] for line in check_folder(out, 10)) == list(range(10))
+    last = json.loads((out / "metrics.json").read_text())["history"][-1]
+    assert (last["made"], last["tokens"], set(last["queues"].values())) == (10, 10 * 16, {0})
     first = {path: path.stat().st_mtime_ns for path in out.glob("*.png")}
 
     Path("elsewhere").rename(second)
