@@ -27,15 +27,18 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 TESTS = Path(__file__).parent
 GPU_TESTS = TESTS / "gpu"
-# Those that take longest, the longest first: begun last, one would leave the other process with nothing to do. A file
-# with Ray beside one without, since two clusters at once want more cores than there are.
+# Those that take longest come first: begun last, one of them would leave the other process with nothing to do. Between
+# two files with Ray are some without, since two clusters at once want more cores than there are.
 LONG_FILES = (
-    "serving/test_ray_serve.py",
-    "training/test_ranks.py",
     "offline/test_job.py",
+    "training/test_ranks.py",
     "plugins/test_server.py",
-    "offline/test_command.py",
     "benchmarks/test_bench_tokens.py",
+    "serving/test_ray_serve.py",
+    "converting/test_extend.py",
+    "training/test_features.py",
+    "offline/test_streaming.py",
+    "offline/test_command.py",
 )
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -14,36 +12,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.offline.rows import TOO_LONG, write_rows
+from tests.offline.folder import check_folder, manifest
+from tests.offline.rows import TOO_LONG
 from v2flow_engine.cli import main
-from v2flow_engine.images import read_metadata
-from v2flow_engine.offline import command
-from v2flow_engine.offline.prepare import GenerateJob, check
-
-
-def manifest(out: Path) -> list[dict[str, Any]]:
-    """The lines of manifest.jsonl."""
-    return [json.loads(line) for line in (out / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-def check_folder(out: Path, count: int) -> list[dict[str, Any]]:
-    """Every picture is there, is the one that the manifest means, and says how it was made."""
-    lines = manifest(out)
-    assert len(lines) == count
-    for line in lines:
-        data = (out / line["file"]).read_bytes()
-        assert hashlib.sha256(data).hexdigest() == line["sha256"]
-        metadata = read_metadata(data)
-        assert metadata is not None
-        assert (metadata.prompt, metadata.seed) == (line["prompt"], line["seed"])
-        assert metadata.parameters == line["parameters"]
-    assert "<!doctype html>" in (out / "index.html").read_text(encoding="utf-8")
-    assert [p.name for p in out.iterdir() if p.name.startswith(".")] == []
-    return lines
 
 
 def test_a_few_pictures_are_made_here_and_not_again(
@@ -88,45 +62,6 @@ def test_a_bad_line_in_a_file_is_an_error_row(
     assert error["columns"] == {"prompt": TOO_LONG.strip()}
     assert f"{prompts}, line 2: the prompt has" in error["error"]
     assert "1 image failed, the first: " in capsys.readouterr().err
-
-
-@pytest.mark.usefixtures("ray_running")
-def test_a_job_on_ray_keeps_what_came_before_its_source_vanished_and_goes_on(
-    model_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Half of the source is gone when the job has been checked. All paths in the command are relative."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(model_dir, "model")
-    out, second = Path("out"), Path("rows/2.jsonl")
-    second.parent.mkdir()
-    write_rows(Path("rows/1.jsonl"), *({"prompt": f"cat {number}"} for number in range(10)))
-    write_rows(second, {"prompt": TOO_LONG, "n": 2}, {"prompt": "a dog"}, {"prompt": "an owl"})
-    argv = ["generate", "--model", "model", "--prompts", "rows", "--out", "out"]
-
-    def check_and_lose(args: argparse.Namespace) -> GenerateJob:
-        job = check(args)
-        second.rename("elsewhere")
-        return job
-
-    with monkeypatch.context() as context:
-        context.setattr(command, "check", check_and_lose)
-        assert main(argv) == 1
-    captured = capfd.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("14 images through Ray Data")
-    assert (
-        f"stopped: {second}: cannot read prompts (No such file); 10 images of 14 kept, run it" in captured.err
-    )
-    assert sorted(line["id"] for line in check_folder(out, 10)) == list(range(10))
-    last = json.loads((out / "metrics.json").read_text())["history"][-1]
-    assert (last["made"], last["tokens"], set(last["queues"].values())) == (10, 10 * 16, {0})
-    first = {path: path.stat().st_mtime_ns for path in out.glob("*.png")}
-
-    Path("elsewhere").rename(second)
-    assert main([*argv, "--max-errors", "2"]) == 1  # both copies are too long
-    check_folder(out, 12)
-    assert len((out / "errors.jsonl").read_text().splitlines()) == 2
-    assert first.items() <= {path: path.stat().st_mtime_ns for path in out.glob("*.png")}.items()
 
 
 @pytest.mark.parametrize(
@@ -203,9 +138,9 @@ def test_ctrl_c_keeps_what_is_finished(model_dir: Path, tmp_path: Path) -> None:
         ):  # on a busy machine one has been seen to go unheard inside Ray; a user presses again
             os.killpg(process.pid, signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=15)
+                process.wait(timeout=30)
                 break
-        assert process.wait(timeout=15) == 130, log.read_text()
+        assert process.wait(timeout=60) == 130, log.read_text()
     kept = len(list(out.glob("*.png")))
     assert 4 <= kept < 800
     assert len(check_folder(out, len(manifest(out)))) in (kept, kept - 1)

@@ -1,13 +1,18 @@
-"""The Ray Data path on a tiny model: the same pictures as without Ray, and none lost with its worker."""
+"""The Ray Data path on a tiny model: the same pictures as without Ray, and none lost with its worker or its source.
 
-# Faults are real ones: SIGKILL from outside, and an actor that ends its own process at a certain prompt.
+Faults are real ones: SIGKILL from outside, and an actor that ends its own process at a certain prompt. Every test here
+needs a cluster, and none elsewhere, so that it is started once.
+"""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
+import json
 import os
 import pickle
+import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,14 +23,17 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.offline.rows import TOO_LONG
+from tests.offline.folder import check_folder
+from tests.offline.rows import TOO_LONG, write_rows
 from v2flow_engine.checkpoint import ModelFolder, open_model
+from v2flow_engine.cli import main
 from v2flow_engine.errors import DataError, ModelFolderError
 from v2flow_engine.generation.image_request import ImageRequest, plan_requests
 from v2flow_engine.generation.parameters import GenerationParameters
-from v2flow_engine.offline import job
+from v2flow_engine.offline import command, job
 from v2flow_engine.offline.actors import ActorConfig, DecoderActor, TokenActor
 from v2flow_engine.offline.job import RayRun
+from v2flow_engine.offline.prepare import GenerateJob, check
 from v2flow_engine.offline.single_process import run_here
 from v2flow_engine.offline.sizing import Sizing
 from v2flow_engine.offline.stages import FinishedImage
@@ -100,6 +108,44 @@ def test_killed_actors_lose_nothing_and_change_no_picture(folder: ModelFolder) -
         assert np.abs(pixels(on_ray[index]) - pixels(here[index])).max() <= 1
 
 
+def test_a_job_on_ray_keeps_what_came_before_its_source_vanished_and_goes_on(
+    model_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the source is gone when the job has been checked. All paths in the command are relative."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(model_dir, "model")
+    out, second = Path("out"), Path("rows/2.jsonl")
+    second.parent.mkdir()
+    write_rows(Path("rows/1.jsonl"), *({"prompt": f"cat {number}"} for number in range(10)))
+    write_rows(second, {"prompt": TOO_LONG, "n": 2}, {"prompt": "a dog"}, {"prompt": "an owl"})
+    argv = ["generate", "--model", "model", "--prompts", "rows", "--out", "out"]
+
+    def check_and_lose(args: argparse.Namespace) -> GenerateJob:
+        job = check(args)
+        second.rename("elsewhere")
+        return job
+
+    with monkeypatch.context() as context:
+        context.setattr(command, "check", check_and_lose)
+        assert main(argv) == 1
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("14 images through Ray Data")
+    assert (
+        f"stopped: {second}: cannot read prompts (No such file); 10 images of 14 kept, run it" in captured.err
+    )
+    assert sorted(line["id"] for line in check_folder(out, 10)) == list(range(10))
+    last = json.loads((out / "metrics.json").read_text())["history"][-1]
+    assert (last["made"], last["tokens"], set(last["queues"].values())) == (10, 10 * 16, {0})
+    first = {path: path.stat().st_mtime_ns for path in out.glob("*.png")}
+
+    Path("elsewhere").rename(second)
+    assert main([*argv, "--max-errors", "2"]) == 1  # both copies are too long
+    check_folder(out, 12)
+    assert len((out / "errors.jsonl").read_text().splitlines()) == 2
+    assert first.items() <= {path: path.stat().st_mtime_ns for path in out.glob("*.png")}.items()
+
+
 class Late:
     """An actor that loads its model when it first needs it: many of them die before."""
 
@@ -143,3 +189,22 @@ def test_what_an_actor_finds_wrong_with_the_model_is_told_as_such(folder: ModelF
     """On a node whose model is another one."""
     with pytest.raises(ModelFolderError, match=r"^on \S+: .* has digest \w+, the driver's has another"):
         list(run_for(folder, model_digest="another").images(requests_for(folder, PROMPTS), SMALL))
+
+
+def test_batch_invariant_kernels_are_refused_without_a_gpu(
+    model_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    argv = [
+        "generate",
+        "--model",
+        str(model_dir),
+        "--prompt",
+        "a cat",
+        "--batch-invariant",
+        "--out",
+        str(out),
+    ]
+    assert main(argv) == 2
+    assert "--batch-invariant: vLLM has such kernels for GPUs alone" in capfd.readouterr().err
+    assert not out.exists()

@@ -253,5 +253,5 @@ def test_a_signal_finishes_what_is_under_way(on_ray: OnRay) -> None:
     assert answer.status_code == 200 and len(answer.json()["data"]) == LONG["n"]
     assert late[0].status_code == 503 and "retry-after" in late[0].headers
     assert on_ray.process.wait(PATIENCE) == 0, on_ray.log.read_text()
-    _, alive = psutil.wait_procs(descendants, timeout=10)
+    _, alive = psutil.wait_procs(descendants, timeout=60)
     assert not alive
