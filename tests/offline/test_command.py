@@ -133,9 +133,8 @@ def test_ctrl_c_keeps_what_is_finished(model_dir: Path, tmp_path: Path) -> None:
         deadline = time.monotonic() + 240
         while process.poll() is None and time.monotonic() < deadline and len(list(out.glob("*.png"))) < 4:
             time.sleep(0.2)
-        for _ in range(
-            4
-        ):  # on a busy machine one has been seen to go unheard inside Ray; a user presses again
+        # On a busy machine an interrupt has been seen to go unheard inside Ray; a user presses again.
+        for _ in range(4):
             os.killpg(process.pid, signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=30)
