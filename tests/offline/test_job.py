@@ -132,7 +132,8 @@ def test_a_job_on_ray_keeps_what_came_before_its_source_vanished_and_goes_on(
     assert captured.out == ""
     assert captured.err.startswith("14 images through Ray Data")
     assert (
-        f"stopped: {second}: cannot read prompts (No such file); 10 images of 14 kept, run it" in captured.err
+        f"stopped: {second.absolute()}: cannot read prompts (No such file); 10 images of 14 kept, run it"
+        in captured.err
     )
     assert sorted(line["id"] for line in check_folder(out, 10)) == list(range(10))
     last = json.loads((out / "metrics.json").read_text())["history"][-1]
