@@ -20,7 +20,7 @@ demo: setup  ## 16 pictures from examples/prompts.txt into outputs/demo
 	@echo "The pictures: $(abspath $(OUT))/index.html"
 
 test: setup  ## the tests, on the CPU (PYTEST_ARGS="-k name" picks some, TEST_PROCESSES=0 is one process)
-	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS) || { status=$$?; [ $$status -eq 5 ] && echo "no tests were collected" || exit $$status; }
+	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS) || { status=$$?; [ $$status -eq 5 ] && echo "no tests were collected" || exit $$status; }
 
 lint: setup  ## ruff: rules and format
 	@$(BIN)/ruff check .

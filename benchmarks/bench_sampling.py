@@ -23,11 +23,12 @@ from PIL import Image
 if __name__ == "__main__":  # the checkout that this file is in
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.harness import printed
 from v2flow_engine.checkpoint import open_tokenizer
-from v2flow_engine.errors import RequestError, V2FlowError
+from v2flow_engine.errors import RequestError
 from v2flow_engine.evaluation.features import FEATURES, fid, load_features
 from v2flow_engine.evaluation.metrics import psnr, ssim
-from v2flow_engine.evaluation.report import format_table, last_line, machine
+from v2flow_engine.evaluation.report import format_table, machine
 from v2flow_engine.generation.image_tokenizer import ImageTokenizer
 from v2flow_engine.training.batches import spread
 from v2flow_engine.training.pictures import load_pictures
@@ -59,18 +60,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run it; 2 for a mistake in what was given."""
     args = parser().parse_args(argv)
-    try:
-        report = run(args)
-    except V2FlowError as error:
-        print(f"bench_sampling: error: {error}", file=sys.stderr)
-        return 2
-    print(
-        format_table(
-            COLUMNS, [[str(row["rounds"]), *(row[c] for c in COLUMNS[1:])] for row in report["settings"]]
-        )
-    )
-    print(last_line(report))
-    return 0
+    return 2 if printed("bench_sampling", lambda: run(args), table) is None else 0
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -116,6 +106,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "hardware": machine(),
         "settings": rows,
     }
+
+
+def table(report: dict[str, Any]) -> str:
+    """A row a setting."""
+    return format_table(
+        COLUMNS, [[str(row["rounds"]), *(row[c] for c in COLUMNS[1:])] for row in report["settings"]]
+    )
 
 
 if __name__ == "__main__":

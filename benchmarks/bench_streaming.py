@@ -27,9 +27,10 @@ import psutil
 if __name__ == "__main__":  # the checkout that this file is in
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.harness import machine
+from benchmarks.harness import machine, printed
 from benchmarks.long_input import WRITERS
 from benchmarks.process_memory import memory_by_role
+from v2flow_engine.errors import RequestError
 from v2flow_engine.offline.command import sigterm_as_interrupt
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,18 +65,17 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run it; 1 if memory grew or pictures are missing, 2 for a mistake in what was given."""
     args = parser().parse_args(argv)
-    if args.rows < 100:
-        print("bench_streaming: error: --rows must be 100 at least", file=sys.stderr)
-        return 2
     with sigterm_as_interrupt(), tempfile.TemporaryDirectory(dir=args.dir) as directory:
-        report = run(args, Path(directory))
-    print(table(report))
-    print(json.dumps(report))
+        report = printed("bench_streaming", lambda: run(args, Path(directory)), table)
+    if report is None:
+        return 2
     return 0 if report["flat"] and report["made"] == args.rows else 1
 
 
 def run(args: argparse.Namespace, directory: Path) -> dict:
-    """Write the input, make the pictures, check them again."""
+    """Write the input, make the pictures, check them again. Raises `RequestError`."""
+    if args.rows < 100:
+        raise RequestError(f"--rows must be 100 at least, got {args.rows}")
     rows = directory / f"rows.{args.input_format}"
     WRITERS[args.input_format](rows, args.rows, args.note_bytes)
     arguments = [

@@ -5,7 +5,6 @@ Knows nothing of what is measured.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 
 from v2flow_engine.errors import V2FlowError
-from v2flow_engine.evaluation.report import cpu_model
+from v2flow_engine.evaluation.report import cpu_model, last_line
 from v2flow_engine.planning.device_rates import synchronize
 
 
@@ -50,7 +49,7 @@ def printed(
         print(f"{name}: error: {error}", file=sys.stderr)
         return None
     print(table(report))
-    print(json.dumps(report))
+    print(last_line(report))
     return report
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from v2flow_engine.errors import DataError
+from v2flow_engine.planning.calibrate import run_generate
 
 BATCH = 64
 WARM_UP = 4  # images
@@ -129,22 +128,8 @@ def ray_data(
     """
     rows = out.with_suffix(".txt")
     rows.write_text("".join(f"{prompts[i % len(prompts)]}\n" for i in range(images)), encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "v2flow_engine.cli",
-        "generate",
-        "--model",
-        model,
-        "--prompts",
-        str(rows),
-    ]
-    command += ["--out", str(out), "--token-actors", str(token_actors)]
-    command += ["--decoder-actors", str(decoder_actors)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise DataError(f"v2flow generate ended with status {done.returncode}: {last}")
+    actors = ("--token-actors", str(token_actors), "--decoder-actors", str(decoder_actors))
+    run_generate("--model", model, "--prompts", str(rows), "--out", str(out), *actors)
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     timings = [json.loads(line)["timings"] for line in (out / "manifest.jsonl").open(encoding="utf-8")]
     return steady(metrics, timings, {"tokens": token_actors, "decoder": decoder_actors})

@@ -25,10 +25,31 @@ if "PYTEST_XDIST_WORKER" in os.environ:
         "OMP_NUM_THREADS", "1"
     )  # the processes share the cores; threads would fight for them
 
-GPU_TESTS = Path(__file__).parent / "gpu"
+TESTS = Path(__file__).parent
+GPU_TESTS = TESTS / "gpu"
+# Those that take longest come first: begun last, one of them would leave the other process with nothing to do. Between
+# two files with Ray are some without, since two clusters at once want more cores than there are.
+LONG_FILES = (
+    "offline/test_job.py",
+    "training/test_ranks.py",
+    "plugins/test_server.py",
+    "benchmarks/test_bench_tokens.py",
+    "serving/test_ray_serve.py",
+    "converting/test_extend.py",
+    "training/test_features.py",
+    "offline/test_streaming.py",
+    "offline/test_command.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files, and leave out what needs a GPU where there is none."""
+    order = {TESTS / name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+    _mark_gpu_tests(items)
+
+
+def _mark_gpu_tests(items: list[pytest.Item]) -> None:
     """Mark what is under tests/gpu, and skip it where torch sees no CUDA device."""
     gpu_items = [item for item in items if GPU_TESTS in item.path.parents or item.get_closest_marker("gpu")]
     if not gpu_items:

@@ -9,12 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.offline.pictures import SETTINGS, picture
-from v2flow_engine.cli import main
 from v2flow_engine.offline.batches import unfinished
 from v2flow_engine.offline.identity import KeyMap
 from v2flow_engine.offline.planning import Picture
@@ -48,26 +46,7 @@ def test_vllm_has_batch_invariant_kernels_and_reads_the_setting() -> None:
     )
     program += "import vllm.envs; assert vllm.envs.VLLM_BATCH_INVARIANT is True"
     subprocess.run([sys.executable, "-c", program], check=True)
-    worker = find_spec("vllm.v1.worker.gpu_worker")
-    assert worker is not None
-    assert "init_batch_invariance()" in Path(str(worker.origin)).read_text(encoding="utf-8")
-
-
-@pytest.mark.usefixtures("ray_running")
-def test_batch_invariant_kernels_are_refused_without_a_gpu(
-    model_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    argv = [
-        "generate",
-        "--model",
-        str(model_dir),
-        "--prompt",
-        "a cat",
-        "--batch-invariant",
-        "--out",
-        str(out),
-    ]
-    assert main(argv) == 2
-    assert "--batch-invariant: vLLM has such kernels for GPUs alone" in capfd.readouterr().err
-    assert not out.exists()
+    vllm = find_spec("vllm")  # found, and not imported
+    assert vllm is not None
+    worker = Path(str(vllm.origin)).parent / "v1" / "worker" / "gpu_worker.py"
+    assert "init_batch_invariance()" in worker.read_text(encoding="utf-8")

@@ -43,7 +43,10 @@ def cluster() -> Iterator[Cluster]:
 
 
 def generate(cluster: Cluster, model: Path, out: Path) -> subprocess.Popen[str]:
-    """`v2flow generate` on the cluster, as a process of its own."""
+    """`v2flow generate` on the cluster, as a process of its own.
+
+    Away from the checkout: Ray's workers take the driver's folder into their path, before what their node has.
+    """
     command = [
         sys.executable,
         "-m",
@@ -56,7 +59,7 @@ def generate(cluster: Cluster, model: Path, out: Path) -> subprocess.Popen[str]:
     ]
     command += ["--prompt", "a cat", "--n", str(PICTURES), "--ray-address", cluster.address]
     command += ["--token-actors", "1", "--decoder-actors", "1"]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=out.parent)
 
 
 def wait_for(happened: Callable[[], Any], driver: subprocess.Popen[str], seconds: float = 240) -> Any:
@@ -74,9 +77,17 @@ def nodes_of(cluster: Cluster, kind: str) -> list[Any]:
     found = []
     for node in cluster.worker_nodes:
         raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-        if any(kind in " ".join(process.cmdline()) for process in raylet.children()):
+        if any(kind in _command(process) for process in raylet.children()):
             found.append(node)
     return found
+
+
+def _command(process: psutil.Process) -> str:
+    """Its command line; "" of one that is dead."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 @pytest.mark.slow

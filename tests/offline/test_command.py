@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -13,33 +12,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.offline.folder import check_folder, manifest
+from tests.offline.rows import TOO_LONG
 from v2flow_engine.cli import main
-from v2flow_engine.images import read_metadata
-
-
-def manifest(out: Path) -> list[dict[str, Any]]:
-    """The lines of manifest.jsonl."""
-    return [json.loads(line) for line in (out / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-def check_folder(out: Path, count: int) -> list[dict[str, Any]]:
-    """Every picture is there, is the one that the manifest means, and says how it was made."""
-    lines = manifest(out)
-    assert len(lines) == count
-    for line in lines:
-        data = (out / line["file"]).read_bytes()
-        assert hashlib.sha256(data).hexdigest() == line["sha256"]
-        metadata = read_metadata(data)
-        assert metadata is not None
-        assert (metadata.prompt, metadata.seed) == (line["prompt"], line["seed"])
-        assert metadata.parameters == line["parameters"]
-    assert "<!doctype html>" in (out / "index.html").read_text(encoding="utf-8")
-    assert [p.name for p in out.iterdir() if p.name.startswith(".")] == []
-    return lines
 
 
 def test_a_few_pictures_are_made_here_and_not_again(
@@ -75,35 +53,22 @@ def test_a_bad_line_in_a_file_is_an_error_row(
     model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prompts, out = tmp_path / "prompts.txt", tmp_path / "out"
-    prompts.write_text(f"a cat\n{'cat ' * 500}\na dog\n")
+    prompts.write_text(f"a cat\n{TOO_LONG}\na dog\n")
     argv = ["generate", "--model", str(model_dir), "--prompts", str(prompts), "--out", str(out)]
     assert main(argv) == 1
     assert [(line["id"], line["seed"]) for line in check_folder(out, 2)] == [(0, 0), (2, 2)]
     error = json.loads((out / "errors.jsonl").read_text())
     assert (error["id"], error["row"]) == (1, 2)
-    assert error["columns"] == {"prompt": ("cat " * 500).strip()}
+    assert error["columns"] == {"prompt": TOO_LONG.strip()}
     assert f"{prompts}, line 2: the prompt has" in error["error"]
     assert "1 image failed, the first: " in capsys.readouterr().err
-
-
-@pytest.mark.usefixtures("ray_running")
-def test_a_handful_of_pictures_goes_through_ray(
-    model_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(model_dir, "model")
-    assert main(["generate", "--model", "model", "--prompt", "a cat", "--n", "9", "--out", "out"]) == 0
-    assert [line["id"] for line in check_folder(tmp_path / "out", 9)] == list(range(9))
-    captured = capfd.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("9 images through Ray Data")
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"--prompt": " "}, "--prompt 1: the prompt is empty"),
-        ({"--prompt": "cat " * 500}, "this model takes at most"),
+        ({"--prompt": TOO_LONG}, "this model takes at most"),
         ({"--prompt": None, "--prompts": "missing.txt"}, "missing.txt: cannot read prompts (No such file"),
         ({"--prompt": None, "--prompts": "empty.txt"}, "empty.txt: holds no prompt"),
         ({"--prompt": None, "--prompts": "bad.txt"}, "bad.txt, line 1: the prompt has"),
@@ -137,7 +102,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.txt").write_text("# nothing\n")
-    (tmp_path / "bad.txt").write_text("cat " * 500)
+    (tmp_path / "bad.txt").write_text(TOO_LONG)
     for broken in ("truncated", "partial"):
         shutil.copytree(model_dir, broken)
     weights = Path("truncated/vae/diffusion_pytorch_model.safetensors")
@@ -161,21 +126,20 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
 def test_ctrl_c_keeps_what_is_finished(model_dir: Path, tmp_path: Path) -> None:
     """A whole process group is interrupted, as a terminal does it, in the middle of a job on its own Ray."""
     out, log = tmp_path / "out", tmp_path / "log"
-    command = [sys.executable, "-m", "v2flow_engine.cli", "generate", "--model", str(model_dir)]
-    command += ["--prompt", "a cat", "--n", "800", "--rounds", "16", "--flow-steps", "10", "--out", str(out)]
+    argv = [sys.executable, "-m", "v2flow_engine.cli", "generate", "--model", str(model_dir)]
+    argv += ["--prompt", "a cat", "--n", "800", "--rounds", "16", "--flow-steps", "10", "--out", str(out)]
     with log.open("w") as stderr:
-        process = subprocess.Popen(command, stderr=stderr, cwd="/", start_new_session=True)
+        process = subprocess.Popen(argv, stderr=stderr, cwd="/", start_new_session=True)
         deadline = time.monotonic() + 240
         while process.poll() is None and time.monotonic() < deadline and len(list(out.glob("*.png"))) < 4:
             time.sleep(0.2)
-        for _ in range(
-            4
-        ):  # on a busy machine one has been seen to go unheard inside Ray; a user presses again
+        # On a busy machine an interrupt has been seen to go unheard inside Ray; a user presses again.
+        for _ in range(4):
             os.killpg(process.pid, signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=15)
+                process.wait(timeout=30)
                 break
-        assert process.wait(timeout=15) == 130, log.read_text()
+        assert process.wait(timeout=60) == 130, log.read_text()
     kept = len(list(out.glob("*.png")))
     assert 4 <= kept < 800
     assert len(check_folder(out, len(manifest(out)))) in (kept, kept - 1)

@@ -1,12 +1,11 @@
-"""What ends a job early: too many errors, a full disk, a folder that cannot be written, a source that is gone.
+"""What ends a job early: too many errors, a full disk, a folder that cannot be written.
 
-In all of them the exit status and one line say so, and what is finished stays and is not made again. The engine is left
-out where it has no part in it: pictures that nobody drew take its place.
+In all of them the exit status and one line say so, and what is finished stays and is not made again. The engine has no
+part in it: pictures that nobody drew take its place.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import random
@@ -18,22 +17,15 @@ import pytest
 
 from tests.offline.hindrances import forbid_writing, limit_files, limits_end, rights_end
 from tests.offline.pictures import finished
+from tests.offline.rows import TOO_LONG, write_rows
 from v2flow_engine.cli import main
 from v2flow_engine.errors import OutputError
 from v2flow_engine.generation.pipeline import DECODER_BATCH
-from v2flow_engine.offline import command
-from v2flow_engine.offline.prepare import GenerateJob, check
 from v2flow_engine.offline.run import JobRun
 from v2flow_engine.offline.sink import check_out
 from v2flow_engine.offline.stages import FinishedImage
 
-TOO_LONG = "cat " * 500
 PICTURE_BYTES = 50_000
-
-
-def write_rows(path: Path, *rows: dict[str, object]) -> None:
-    """As JSONL."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def lines(path: Path) -> list[dict]:
@@ -166,39 +158,3 @@ def test_a_folder_that_may_no_longer_be_written_ends_the_job_in_one_line(
         drawn()
         assert main(argv) == 0
         assert len(files(out)) == len(lines(out / "manifest.jsonl")) == 5
-
-
-@pytest.mark.usefixtures("ray_running")
-def test_a_source_that_is_gone_costs_nothing_that_came_before(
-    model_dir: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    """With engines and Ray: the second file is there when the job is checked, and then no more."""
-    source, out, second = tmp_path / "rows", tmp_path / "out", tmp_path / "rows" / "2.jsonl"
-    source.mkdir()
-    write_rows(source / "1.jsonl", *({"prompt": f"cat {number}"} for number in range(10)))
-    write_rows(second, {"prompt": TOO_LONG, "n": 2}, {"prompt": "a dog"}, {"prompt": "an owl"})
-
-    def check_and_lose(args: argparse.Namespace) -> GenerateJob:
-        job = check(args)
-        second.rename(tmp_path / "elsewhere")
-        return job
-
-    argv = ["generate", "--model", str(model_dir), "--prompts", str(source), "--out", str(out)]
-    with monkeypatch.context() as context:
-        context.setattr(command, "check", check_and_lose)
-        assert main(argv) == 1
-    said = capfd.readouterr().err
-    assert (
-        f"stopped: {second}: cannot read prompts (No such file); 10 images of 14 kept, run it again" in said
-    )
-    first = files(out)
-    assert len(first) == len(lines(out / "manifest.jsonl")) == 10
-
-    (tmp_path / "elsewhere").rename(second)
-    assert main([*argv, "--max-errors", "2"]) == 1  # both copies are too long
-    assert len(lines(out / "manifest.jsonl")) == 12
-    assert len(lines(out / "errors.jsonl")) == 2
-    assert first.items() <= files(out).items()

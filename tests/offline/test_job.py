@@ -1,11 +1,15 @@
-"""The Ray Data path on a tiny model: the same pictures as without Ray, and none lost with its worker."""
+"""The Ray Data path on a tiny model: the same pictures as without Ray, and none lost with its worker or its source.
 
-# Faults are real ones: SIGKILL from outside, and an actor that ends its own process at a certain prompt.
+Faults are real ones: SIGKILL from outside, and an actor that ends its own process at a certain prompt. Every test here
+needs a cluster, and none elsewhere, so that it is started once.
+"""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
+import json
 import os
 import pickle
 import shutil
@@ -19,13 +23,17 @@ import psutil
 import pytest
 from PIL import Image
 
+from tests.offline.folder import check_folder
+from tests.offline.rows import TOO_LONG, write_rows
 from v2flow_engine.checkpoint import ModelFolder, open_model
+from v2flow_engine.cli import main
 from v2flow_engine.errors import DataError, ModelFolderError
 from v2flow_engine.generation.image_request import ImageRequest, plan_requests
 from v2flow_engine.generation.parameters import GenerationParameters
-from v2flow_engine.offline import job
-from v2flow_engine.offline.actors import ActorConfig, TokenActor
+from v2flow_engine.offline import command, job
+from v2flow_engine.offline.actors import ActorConfig, DecoderActor, TokenActor
 from v2flow_engine.offline.job import RayRun
+from v2flow_engine.offline.prepare import GenerateJob, check
 from v2flow_engine.offline.single_process import run_here
 from v2flow_engine.offline.sizing import Sizing
 from v2flow_engine.offline.stages import FinishedImage
@@ -48,30 +56,14 @@ def requests_for(folder: ModelFolder, prompts: Sequence[str]) -> list[ImageReque
     return plan_requests(prompts, GenerationParameters.resolve(folder), n=4, seed=9)
 
 
-def run_for(folder: ModelFolder) -> RayRun:
-    """A run on the cluster, and with it every line that it said."""
-    return RayRun(ActorConfig(str(folder.path), "cpu", "png", {}, guided=True))
+def run_for(folder: ModelFolder, **identity: str) -> RayRun:
+    """A run on the cluster."""
+    return RayRun(ActorConfig(str(folder.path), "cpu", "png", identity, guided=True))
 
 
 def pixels(finished: FinishedImage) -> np.ndarray:
     """(H, W, 3) as int, for differences."""
     return np.asarray(Image.open(io.BytesIO(finished.image))).astype(int)
-
-
-def test_ray_makes_the_same_pictures_and_keeps_bad_rows_apart(folder: ModelFolder) -> None:
-    requests = requests_for(folder, [*PROMPTS, "cat " * 500])
-    run = run_for(folder)
-    on_ray = {f.index: f for f in run.images(iter(requests), SMALL)}
-    here = {f.index: f for f in run_here(folder.path, requests, "png", {})}
-    assert sorted(on_ray) == sorted(here) == list(range(16))
-    for index in range(12):
-        assert np.abs(pixels(on_ray[index]) - pixels(here[index])).max() <= 1
-    for index in range(12, 16):
-        assert on_ray[index].error == here[index].error != ""
-    assert run.outstanding == {}
-    assert run.last_state.rows == {"tokens": 16, "decoder": 16}
-    assert run.last_state.tokens == 12 * 16
-    assert all(seconds > 0 for seconds in run.last_state.busy.values())
 
 
 def actor_processes(kind: str) -> list[psutil.Process]:
@@ -84,76 +76,136 @@ def actor_processes(kind: str) -> list[psutil.Process]:
     return found
 
 
-def test_killed_actors_lose_nothing(folder: ModelFolder) -> None:
-    requests = requests_for(folder, [*PROMPTS, *PROMPTS])
-    stream = run_for(folder).images(iter(requests), SMALL)
+def test_killed_actors_lose_nothing_and_change_no_picture(folder: ModelFolder) -> None:
+    """Beside rows that are bad, and before the source itself breaks, which is told when all else is finished."""
+    requests = requests_for(folder, [PROMPTS[0], TOO_LONG, *PROMPTS[1:]])
+
+    def vanishing() -> Iterator[ImageRequest]:
+        yield from requests
+        raise DataError("rows.txt: gone")
+
+    run = run_for(folder)
+    stream = run.images(vanishing(), SMALL)
     finished = [next(stream)]
     pids: dict[str, set[int]] = {"TokenActor": set(), "DecoderActor": set()}
     for kind, known in pids.items():
         (actor,) = actor_processes(kind)
         os.kill(actor.pid, signal.SIGKILL)
         known.add(actor.pid)
-    for each in stream:
-        finished.append(each)
-        for kind, known in pids.items():
-            known.update(process.pid for process in actor_processes(kind))
+    with pytest.raises(DataError, match="gone"):
+        for each in stream:
+            finished.append(each)
+            for kind, known in pids.items():
+                known.update(process.pid for process in actor_processes(kind))
     assert min(map(len, pids.values())) > 1  # others took over
-    assert sorted(f.index for f in finished) == list(range(24))
-    assert [f.error for f in finished] == [""] * 24
+    assert sorted(f.index for f in finished) == list(range(16))  # each once
+    assert run.outstanding == {}
+    on_ray = {f.index: f for f in finished}
+    here = {f.index: f for f in run_here(folder.path, requests, "png", {})}
+    for index in range(4, 8):
+        assert on_ray[index].error == here[index].error != ""
+    for index in (*range(4), *range(8, 16)):
+        assert np.abs(pixels(on_ray[index]) - pixels(here[index])).max() <= 1
 
 
-class Poisoned(TokenActor):
-    """Ends its process at a certain prompt, as a crash inside a library would. Loads its model when it needs it."""
+def test_a_job_on_ray_keeps_what_came_before_its_source_vanished_and_goes_on(
+    model_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the source is gone when the job has been checked. All paths in the command are relative."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(model_dir, "model")
+    out, second = Path("out"), Path("rows/2.jsonl")
+    second.parent.mkdir()
+    write_rows(Path("rows/1.jsonl"), *({"prompt": f"cat {number}"} for number in range(10)))
+    write_rows(second, {"prompt": TOO_LONG, "n": 2}, {"prompt": "a dog"}, {"prompt": "an owl"})
+    argv = ["generate", "--model", "model", "--prompts", "rows", "--out", "out"]
+
+    def check_and_lose(args: argparse.Namespace) -> GenerateJob:
+        job = check(args)
+        second.rename("elsewhere")
+        return job
+
+    with monkeypatch.context() as context:
+        context.setattr(command, "check", check_and_lose)
+        assert main(argv) == 1
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("14 images through Ray Data")
+    assert (
+        f"stopped: {second.absolute()}: cannot read prompts (No such file); 10 images of 14 kept, run it"
+        in captured.err
+    )
+    assert sorted(line["id"] for line in check_folder(out, 10)) == list(range(10))
+    last = json.loads((out / "metrics.json").read_text())["history"][-1]
+    assert (last["made"], last["tokens"], set(last["queues"].values())) == (10, 10 * 16, {0})
+    first = {path: path.stat().st_mtime_ns for path in out.glob("*.png")}
+
+    Path("elsewhere").rename(second)
+    assert main([*argv, "--max-errors", "2"]) == 1  # both copies are too long
+    check_folder(out, 12)
+    assert len((out / "errors.jsonl").read_text().splitlines()) == 2
+    assert first.items() <= {path: path.stat().st_mtime_ns for path in out.glob("*.png")}.items()
+
+
+class Late:
+    """An actor that loads its model when it first needs it: many of them die before."""
 
     def __init__(self, *arguments: Any) -> None:
         self.arguments: tuple[Any, ...] | None = arguments
 
     def _make(self, number: int, data: bytes) -> bytes:
-        if any(request.prompt == "poison" for request in pickle.loads(data)):
-            os._exit(1)
         if self.arguments is not None:
             super().__init__(*self.arguments)
             self.arguments = None
         return super()._make(number, data)
 
 
+class Poisoned(Late, TokenActor):
+    """Ends its process at a certain prompt, as a crash inside a library would."""
+
+    def _make(self, number: int, data: bytes) -> bytes:
+        if any(request.prompt == "poison" for request in pickle.loads(data)):
+            os._exit(1)
+        return super()._make(number, data)
+
+
+class LateDecoder(Late, DecoderActor):
+    """The real one, later."""
+
+
 def test_a_row_that_kills_its_worker_costs_itself_alone(
     folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job, "TokenActor", Poisoned)
+    monkeypatch.setattr(job, "DecoderActor", LateDecoder)
     parameters = GenerationParameters.resolve(folder)
-    requests = plan_requests(["poison", "a cat", "a dog", "an owl"], parameters, seed=1)
+    requests = plan_requests(["poison", "a cat", "a dog"], parameters, seed=1)  # one batch, lost as a whole
     finished = {f.index: f for f in run_for(folder).images(iter(requests), SMALL)}
-    assert sorted(finished) == [0, 1, 2, 3]
-    assert [bool(finished[index].error) for index in range(4)] == [True, False, False, False]
+    assert sorted(finished) == [0, 1, 2]
+    assert [bool(finished[index].error) for index in range(3)] == [True, False, False]
     assert "lost: its worker died 2 times with it alone" in finished[0].error
 
 
-def test_what_the_source_raises_comes_when_all_before_it_is_finished(folder: ModelFolder) -> None:
-    requests = requests_for(folder, PROMPTS[:1])
-
-    def vanishing() -> Iterator[ImageRequest]:
-        yield from requests
-        raise DataError("rows.txt: gone")
-
-    finished = []
-    with pytest.raises(DataError, match="gone"):
-        for each in run_for(folder).images(vanishing(), SMALL):
-            finished.append(each.index)
-    assert sorted(finished) == [0, 1, 2, 3]
+def test_what_an_actor_finds_wrong_with_the_model_is_told_as_such(folder: ModelFolder) -> None:
+    """On a node whose model is another one."""
+    with pytest.raises(ModelFolderError, match=r"^on \S+: .* has digest \w+, the driver's has another"):
+        list(run_for(folder, model_digest="another").images(requests_for(folder, PROMPTS), SMALL))
 
 
-@pytest.fixture
-def broken_model(model_dir: Path, tmp_path: Path) -> Iterator[Path]:
-    """A model whose decoder weights are whole, but of another shape than its config says."""
-    path = tmp_path / "broken"
-    shutil.copytree(model_dir, path)
-    config = path / "visual_tokenizer" / "config.json"
-    config.write_text(config.read_text().replace('"velocity_width": 32', '"velocity_width": 64'))
-    yield path
-
-
-def test_what_an_actor_finds_wrong_with_the_model_is_told_as_such(broken_model: Path) -> None:
-    folder = open_model(broken_model)
-    with pytest.raises(ModelFolderError, match="weights do not fit the config"):
-        list(run_for(folder).images(requests_for(folder, PROMPTS), SMALL))
+def test_batch_invariant_kernels_are_refused_without_a_gpu(
+    model_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    argv = [
+        "generate",
+        "--model",
+        str(model_dir),
+        "--prompt",
+        "a cat",
+        "--batch-invariant",
+        "--out",
+        str(out),
+    ]
+    assert main(argv) == 2
+    assert "--batch-invariant: vLLM has such kernels for GPUs alone" in capfd.readouterr().err
+    assert not out.exists()

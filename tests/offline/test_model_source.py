@@ -103,7 +103,7 @@ def test_a_copy_that_was_cut_short_is_made_anew_and_by_one_process(
     Slow.slow.clear()
     Slow.weights_asked = 0
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    paths = {process.communicate(timeout=60)[0].strip() for process in both}
+    paths = {process.communicate(timeout=300)[0].strip() for process in both}
     assert paths == {str(path) for path in copies(cache)}
     assert len(paths) == 1
     assert Slow.weights_asked == 1

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.offline.rows import TOO_LONG
 from v2flow_engine.errors import EngineDeadError, RequestError
 from v2flow_engine.generation.image_request import ImageRequest, plan_requests
 from v2flow_engine.generation.parameters import GenerationParameters
@@ -27,7 +28,7 @@ def pipeline(model_dir: Path) -> Iterator[Pipeline]:
 def requests(pipeline: Pipeline) -> list[ImageRequest]:
     """Four requests; the second prompt is too long, the fourth wants a size that there is not."""
     parameters = GenerationParameters.resolve(pipeline.folder)
-    planned = plan_requests(["a cat", "cat " * 500, "a dog", "an owl"], parameters, seed=1)
+    planned = plan_requests(["a cat", TOO_LONG, "a dog", "an owl"], parameters, seed=1)
     planned[3] = dataclasses.replace(planned[3], parameters=dataclasses.replace(parameters, size="8x8"))
     return planned
 

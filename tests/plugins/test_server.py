@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from tests.ports import free_port
 
 pytest.importorskip("vllm")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -37,9 +38,7 @@ def url(tiny: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """The address of a server of the tiny LLM."""
     if len(CORES) < PROCESSES:
         pytest.skip("vLLM binds each process to cores of its own")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log = tmp_path_factory.mktemp("server") / "log.txt"
     options = [
         "--host",

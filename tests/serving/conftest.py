@@ -140,12 +140,6 @@ def until(condition: Callable[[], bool], wait: float = WAIT) -> None:
         time.sleep(0.01)
 
 
-def free_port() -> int:
-    """Of 127.0.0.1, free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
 def all_quiet(live: Live) -> None:
     """Wait until nothing is under way, then ask the engines themselves."""
     until(lambda: live.in_flight() == 0)

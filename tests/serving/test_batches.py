@@ -95,7 +95,7 @@ def test_lines_become_answers(client: OpenAI, live: Live) -> None:
     assert alike(response["body"]["data"][0]["b64_json"], alone.data[0].b64_json)
     assert response["body"]["usage"]["output_tokens"] == 16
     for picture in good["two"]["response"]["body"]["data"]:
-        assert httpx.get(picture["url"]).headers["content-type"] == "image/webp"
+        assert httpx.get(picture["url"], timeout=WAIT).headers["content-type"] == "image/webp"
     bad = {each["custom_id"]: each["response"] for each in results(client, batch.error_file_id)}
     told = {name: (each["status_code"], each["body"]["error"]["param"]) for name, each in bad.items()}
     assert told == {"wrong": (400, "size"), "stream": (400, "stream"), "other": (404, "model")}

@@ -112,7 +112,9 @@ def test_limits_of_size_and_number(serving: Serving, tmp_path: Path) -> None:
 def test_a_key_sees_its_own_files_only(serving: Serving, tmp_path: Path) -> None:
     digests = tuple(digest(key) for key in KEYS)
     with serving(key_digests=digests, data_dir=str(tmp_path)) as live:
-        first, second = (OpenAI(base_url=f"{live.url}/v1", api_key=key, max_retries=0) for key in KEYS)
+        first, second = (
+            OpenAI(base_url=f"{live.url}/v1", api_key=key, max_retries=0, timeout=WAIT) for key in KEYS
+        )
         file = first.files.create(file=("x", png(gradient())), purpose="vision")
         assert [each.id for each in first.files.list()] == [file.id]
         assert list(second.files.list()) == []
@@ -123,7 +125,7 @@ def test_a_key_sees_its_own_files_only(serving: Serving, tmp_path: Path) -> None
         headers = {"authorization": f"Bearer {KEYS[1]}"}
         answer = httpx.post(f"{live.url}/v1/images/edits", json=asked, headers=headers, timeout=WAIT)
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "images")
-        assert httpx.get(f"{live.url}/v1/files/{file.id}").status_code == 401
+        assert httpx.get(f"{live.url}/v1/files/{file.id}", timeout=WAIT).status_code == 401
 
 
 def test_a_picture_by_its_id(client: OpenAI, http: httpx.Client) -> None:

@@ -11,7 +11,7 @@ import httpx
 import openai
 import pytest
 
-from tests.serving.conftest import LIMITS, Serving, files_in
+from tests.serving.conftest import LIMITS, WAIT, Serving, files_in
 from v2flow_engine.serving.image_store import ImageStore
 from v2flow_engine.serving.keys import Keys, RateLimit, digest
 
@@ -22,9 +22,9 @@ DIGESTS = tuple(digest(key) for key in KEYS)
 def test_only_known_keys_may_call(serving: Serving) -> None:
     with serving(key_digests=DIGESTS) as live:
         for key in KEYS:
-            with openai.OpenAI(base_url=f"{live.url}/v1", api_key=key) as client:
+            with openai.OpenAI(base_url=f"{live.url}/v1", api_key=key, timeout=WAIT) as client:
                 assert client.models.list().data
-        with openai.OpenAI(base_url=f"{live.url}/v1", api_key="another") as client:
+        with openai.OpenAI(base_url=f"{live.url}/v1", api_key="another", timeout=WAIT) as client:
             with pytest.raises(openai.AuthenticationError) as refused:
                 client.images.generate(prompt="a cat")
             assert refused.value.code == "invalid_api_key"
@@ -34,10 +34,10 @@ def test_only_known_keys_may_call(serving: Serving) -> None:
             {"authorization": f"Basic {KEYS[0]}"},
             {"authorization": b"Bearer \xff"},
         ):
-            answer = httpx.get(f"{live.url}/v1/models", headers=headers)
+            answer = httpx.get(f"{live.url}/v1/models", headers=headers, timeout=WAIT)
             assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
-        assert httpx.get(f"{live.url}/health").status_code == 200
-        document = httpx.get(f"{live.url}/openapi.json").json()
+        assert httpx.get(f"{live.url}/health", timeout=WAIT).status_code == 200
+        document = httpx.get(f"{live.url}/openapi.json", timeout=WAIT).json()
         assert document["paths"]["/v1/models"]["get"]["security"] == [{"key": []}]
         assert "security" not in document["paths"]["/health"]["get"]
 
@@ -52,12 +52,14 @@ def test_settings_hold_no_key() -> None:
 def test_each_key_has_its_own_rate(serving: Serving) -> None:
     with serving(key_digests=DIGESTS, requests_per_minute=2) as live:
         first, second = ({"authorization": f"Bearer {key}"} for key in KEYS)
-        statuses = [httpx.get(f"{live.url}/v1/models", headers=first).status_code for _ in range(2)]
-        refused = httpx.get(f"{live.url}/v1/models", headers=first)
+        statuses = [
+            httpx.get(f"{live.url}/v1/models", headers=first, timeout=WAIT).status_code for _ in range(2)
+        ]
+        refused = httpx.get(f"{live.url}/v1/models", headers=first, timeout=WAIT)
         assert statuses == [200, 200] and refused.status_code == 429
         assert refused.json()["error"]["code"] == "rate_limit_exceeded"
         assert 1 <= int(refused.headers["retry-after"]) <= 30
-        assert httpx.get(f"{live.url}/v1/models", headers=second).status_code == 200
+        assert httpx.get(f"{live.url}/v1/models", headers=second, timeout=WAIT).status_code == 200
 
 
 def test_a_rate_fills_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,16 +96,16 @@ def test_urls_run_out(serving: Serving) -> None:
     with serving(limits=limits, public_url="https://pictures.example/", key_digests=DIGESTS) as live:
         headers = {"authorization": f"Bearer {KEYS[0]}"}
         body = {"prompt": "a cat", "response_format": "url"}
-        answer = httpx.post(f"{live.url}/v1/images/generations", json=body, headers=headers, timeout=100)
+        answer = httpx.post(f"{live.url}/v1/images/generations", json=body, headers=headers, timeout=WAIT)
         url = answer.json()["data"][0]["url"]
         assert url.startswith("https://pictures.example/v1/images/files/")
         own = url.replace("https://pictures.example", live.url)
-        kept = httpx.get(own)  # needs no key
+        kept = httpx.get(own, timeout=WAIT)  # needs no key
         assert kept.status_code == 200 and kept.headers["cache-control"].startswith("private, max-age=")
         name = own.rpartition("/")[2]
         path = Path(live.settings.image_dir) / name
         os.utime(path, (time.time() - 101,) * 2)
-        assert httpx.get(own).status_code == 404
+        assert httpx.get(own, timeout=WAIT).status_code == 404
         assert path not in files_in(live.settings.image_dir)
 
 

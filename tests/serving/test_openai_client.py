@@ -112,7 +112,7 @@ def test_urls_are_served_here(client: OpenAI, live: Live) -> None:
     url = answer.data[0].url
     assert url.startswith(f"{live.url}/v1/images/files/")
     assert len(url.rpartition("/")[2]) > 40
-    got = httpx.get(url)
+    got = httpx.get(url, timeout=WAIT)
     assert (got.status_code, got.headers["content-type"]) == (200, "image/webp")
     assert answer.data[0].b64_json is None
 
@@ -207,7 +207,7 @@ def test_a_picture_through_chat(client: OpenAI, live: Live) -> None:
     message = answer.choices[0].message
     head, _, b64 = message.images[0]["image_url"]["url"].partition(",")
     assert head == "data:image/png;base64" and alike(b64, plain.data[0].b64_json)
-    assert httpx.get(message.content.partition("(")[2].rstrip(")")).status_code == 200
+    assert httpx.get(message.content.partition("(")[2].rstrip(")"), timeout=WAIT).status_code == 200
     assert answer.usage.completion_tokens == 16
 
     stream = client.chat.completions.create(

@@ -24,8 +24,8 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.ports import free_port
 from tests.serving import faults
-from tests.serving.conftest import free_port
 from tests.serving.conftest import until as until_within
 from tests.serving.pictures import alike, gradient, hole, png
 from tests.serving.test_load_and_loss import send
@@ -123,7 +123,7 @@ def test_everything_is_answered(on_ray: OnRay, http: httpx.Client) -> None:
         assert [event.type.rpartition(".")[2] for event in events] == ["partial_image", "completed"]
         assert alike(events[-1].b64_json, third.data[0].b64_json)
         url = client.images.generate(prompt="a red apple", response_format="url").data[0].url
-        assert httpx.get(url).headers["content-type"] == "image/png"
+        assert httpx.get(url, timeout=PATIENCE).headers["content-type"] == "image/png"
         edited = client.images.edit(image=("a.png", png(hole())), prompt="a red apple")
         assert edited.usage.input_tokens_details.image_tokens > 0
         assert client.images.create_variation(image=("a.png", png(gradient()))).data
@@ -253,5 +253,5 @@ def test_a_signal_finishes_what_is_under_way(on_ray: OnRay) -> None:
     assert answer.status_code == 200 and len(answer.json()["data"]) == LONG["n"]
     assert late[0].status_code == 503 and "retry-after" in late[0].headers
     assert on_ray.process.wait(PATIENCE) == 0, on_ray.log.read_text()
-    _, alive = psutil.wait_procs(descendants, timeout=10)
+    _, alive = psutil.wait_procs(descendants, timeout=60)
     assert not alive

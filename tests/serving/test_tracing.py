@@ -103,9 +103,14 @@ def test_a_request_through_both_stages_is_one_trace(traced: Live, receiver: Rece
 
 def test_a_request_without_a_parent_begins_a_trace(traced: Live, receiver: Receiver) -> None:
     before = len(receiver.spans)
-    assert httpx.get(f"{traced.url}/v1/models").status_code == 200
-    assert httpx.get(f"{traced.url}/v1/files/none", headers={"traceparent": "nonsense"}).status_code == 404
-    assert httpx.get(f"{traced.url}/health").status_code == 200  # not one of the API's
+    assert httpx.get(f"{traced.url}/v1/models", timeout=WAIT).status_code == 200
+    assert (
+        httpx.get(
+            f"{traced.url}/v1/files/none", headers={"traceparent": "nonsense"}, timeout=WAIT
+        ).status_code
+        == 404
+    )
+    assert httpx.get(f"{traced.url}/health", timeout=WAIT).status_code == 200  # not one of the API's
     tracing_to(traced.settings.traces_url).flush()
     until(lambda: len(receiver.spans) == before + 2)
     models, unknown = (span for _, span, _ in receiver.spans[before:])

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.ports import free_ports
 from tests.training.tiny_run import write_configs, write_squares
 from v2flow_engine.cli import main
 from v2flow_engine.errors import DataError, RequestError
@@ -40,12 +41,13 @@ def command(root: Path, stage: str, out: str, *extra: str, vae: str = "one-vae")
     return [*words, *extra]
 
 
-def under_torchrun(words: list[str]) -> subprocess.CompletedProcess:
-    """The command in two processes."""
+def under_torchrun(commands: list[list[str]]) -> subprocess.CompletedProcess:
+    """The commands, one after the other, in two processes."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    ports = [0, *free_ports(len(commands) - 1)]
     return subprocess.run(
-        [*launcher, "-m", "v2flow_engine.cli", *words],
+        [*launcher, "-m", "tests.training.in_turn", json.dumps(list(zip(ports, commands, strict=True)))],
         capture_output=True,
         text=True,
         env=environment,
@@ -91,35 +93,43 @@ def test_accumulation_changes_nothing(root: Path, stage: str) -> None:
     assert_same_run(root / f"parts-{stage}", root / f"one-{stage}", stage)
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_two_processes_do_what_one_does(root: Path, stage: str) -> None:
-    result = under_torchrun(command(root, stage, f"two-{stage}", vae="copied-vae"))
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("done in") == result.stdout.count("prepared in") == 1
-    assert_same_run(root / f"two-{stage}", root / f"one-{stage}", stage)
-
-
-def test_two_processes_go_on_where_one_stopped(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def together(root: Path) -> subprocess.CompletedProcess:
+    """All that two processes do: three stages, a run that one process has begun, and one that fails in the first."""
     original = loop._save
 
     def stop_after_first(*args, **kwargs) -> None:
         original(*args, **kwargs)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "_save", stop_after_first)
-    assert main(command(root, "tokenizer", "resumed", "--set", "loop.accumulate=2")) == 130
-    result = under_torchrun(command(root, "tokenizer", "resumed"))
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("at step 3") == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_save", stop_after_first)
+        assert main(command(root, "tokenizer", "resumed", "--set", "loop.accumulate=2")) == 130
+    shutil.copytree(root / "one-vae" / "vae", root / "blocked" / "vae")
+    (root / "blocked" / "latents").write_text("where the first process wants to make a folder")
+    stages = [command(root, stage, f"two-{stage}", vae="copied-vae") for stage in STAGES]
+    resumed = command(root, "tokenizer", "resumed")
+    return under_torchrun([*stages, resumed, command(root, "tokenizer", "never", vae="blocked")])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_processes_do_what_one_does(
+    root: Path, together: subprocess.CompletedProcess, stage: str
+) -> None:
+    ends = [line for line in together.stdout.splitlines() if line.startswith("done in")]
+    assert sum(line.endswith(f"/two-{stage}") for line in ends) == 1, together.stderr
+    assert len(ends) == together.stdout.count("prepared in") == len(STAGES) + 1
+    assert_same_run(root / f"two-{stage}", root / f"one-{stage}", stage)
+
+
+def test_two_processes_go_on_where_one_stopped(root: Path, together: subprocess.CompletedProcess) -> None:
+    assert together.stdout.count("at step 3") == 1, together.stderr
     assert_same_run(root / "resumed", root / "one-tokenizer", "tokenizer")
 
 
-def test_a_process_that_fails_does_not_leave_the_other_waiting(root: Path) -> None:
-    shutil.copytree(root / "one-vae" / "vae", root / "blocked" / "vae")
-    (root / "blocked" / "latents").write_text("where the first process wants to make a folder")
-    result = under_torchrun(command(root, "tokenizer", "never", vae="blocked"))
-    assert result.returncode != 0
-    assert "latents: cannot be written" in result.stderr
+def test_a_process_that_fails_does_not_leave_the_other_waiting(together: subprocess.CompletedProcess) -> None:
+    assert together.returncode != 0
+    assert "latents: cannot be written" in together.stderr
 
 
 def test_parts_make_up_the_batch_whatever_their_number() -> None:

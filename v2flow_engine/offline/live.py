@@ -1,26 +1,21 @@
-"""Metrics -> a live table on a terminal, plain lines elsewhere, and metrics.json every half minute.
-
-Writes to one stream that it is given, so that others may redirect stderr meanwhile.
-"""
+"""Metrics -> a live table on a terminal, plain lines elsewhere, and metrics.json every half minute."""
 
 from __future__ import annotations
 
 import contextlib
-import threading
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
 from v2flow_engine.offline.metrics import Metrics
+from v2flow_engine.offline.ticking import Ticking
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-_QUIET_SECONDS = 15.0
 _WRITE_SECONDS = 30.0
 
 
-class LiveTable:
+class LiveTable(Ticking):
     """Shows a job while the `with` block runs.
 
     Args:
@@ -30,11 +25,9 @@ class LiveTable:
     """
 
     def __init__(self, metrics: Metrics, stream: TextIO, directory: Path) -> None:
+        super().__init__(stream, metrics.done)
         self.metrics = metrics
-        self.stream = stream
         self.directory = directory
-        self._stop = threading.Event()
-        self._printed = (metrics.done, 0.0)
         self._written = 0.0
         self._live = None
         if stream.isatty():
@@ -42,7 +35,7 @@ class LiveTable:
             from rich.live import Live
 
             self._live = Live(console=Console(file=stream), auto_refresh=False)
-        self._thread = threading.Thread(target=self._tick, name="live", daemon=True)
+            self._live.start()
 
     def say(self, message: str) -> None:
         """A line of its own."""
@@ -51,32 +44,34 @@ class LiveTable:
         else:
             print(message, file=self.stream, flush=True)
 
-    def _tick(self) -> None:
-        while not self._stop.wait(1.0):
-            self.metrics.sample()
-            if self._live is not None:
-                self._live.update(self._table(), refresh=True)
-            else:
-                self._print_line()
-            if self.metrics.made and self.metrics.seconds - self._written > _WRITE_SECONDS:
-                self._written = self.metrics.seconds
-                with contextlib.suppress(OSError):  # the sink tells of a disk that is full
-                    self.metrics.write(self.directory)
+    def tick(self) -> None:
+        """Measure, and show it; write it now and then."""
+        metrics = self.metrics
+        metrics.sample()
+        now = metrics.seconds
+        if self._live is not None:
+            self._live.update(self._table(), refresh=True)
+        else:
+            self.print_line(metrics.done, metrics.total, metrics.failed, now, self._speed(now))
+        if metrics.made and now - self._written > _WRITE_SECONDS:
+            self._written = now
+            with contextlib.suppress(OSError):  # the sink tells of a disk that is full
+                metrics.write(self.directory)
 
-    def _print_line(self) -> None:
-        metrics, now = self.metrics, self.metrics.seconds
-        done, when = self._printed
-        if metrics.done == done and now - when < _QUIET_SECONDS:
-            return
-        self._printed = (metrics.done, now)
-        failed = f", {metrics.failed} failed" if metrics.failed else ""
-        speed = ", starting"
-        if metrics.made:
-            left = metrics.seconds_left()
-            speed = f", {metrics.made / now:.2f} images/s"
-            speed += f", {_duration(left)} left" if left is not None else ""
-        line = f"{metrics.done}/{metrics.total} images{failed}, {now:.0f} s{speed}"
-        print(line, file=self.stream, flush=True)
+    def close(self) -> None:
+        """The table stays as it is at the end."""
+        if self._live is not None:
+            self.metrics.sample()
+            self._live.update(self._table(), refresh=True)
+            self._live.stop()
+            self._live = None
+
+    def _speed(self, now: float) -> str:
+        if not self.metrics.made:
+            return "starting"
+        left = self.metrics.seconds_left()
+        speed = f"{self.metrics.made / now:.2f} images/s"
+        return speed if left is None else f"{speed}, {_duration(left)} left"
 
     def _table(self) -> Table:
         from rich.table import Table
@@ -105,23 +100,6 @@ class LiveTable:
         for name, value in rows:
             table.add_row(name, value)
         return table
-
-    def __enter__(self) -> LiveTable:
-        if self._live is not None:
-            self._live.start()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-        if self._live is not None:
-            self.metrics.sample()
-            self._live.update(self._table(), refresh=True)
-            self._live.stop()
-            self._live = None
 
 
 def _duration(seconds: float) -> str:

@@ -1,19 +1,14 @@
-"""Counts of finished pictures -> a progress bar on a terminal, plain lines elsewhere.
-
-Writes to one stream that it is given, so that others may redirect stderr meanwhile.
-"""
+"""Counts of finished pictures -> a progress bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
-import threading
 import time
-from types import TracebackType
 from typing import TextIO
 
-_QUIET_SECONDS = 15.0
+from v2flow_engine.offline.ticking import Ticking
 
 
-class Progress:
+class Progress(Ticking):
     """How far a job is: a bar whose clock runs on a terminal, elsewhere a line per second when it moved.
 
     Args:
@@ -22,11 +17,9 @@ class Progress:
     """
 
     def __init__(self, total: int, done: int, stream: TextIO) -> None:
+        super().__init__(stream, done)
         self.total, self.initial, self.done, self.failed = total, done, done, 0
-        self.stream = stream
         self.start = time.perf_counter()
-        self._printed = (done, 0.0)
-        self._stop = threading.Event()
         self._bar = None
         if stream.isatty():
             from tqdm import tqdm
@@ -34,7 +27,6 @@ class Progress:
             self._bar = tqdm(
                 total=total, initial=done, unit="image", file=stream, dynamic_ncols=True, leave=True
             )
-        self._thread = threading.Thread(target=self._tick, name="progress", daemon=True)
 
     @property
     def seconds(self) -> float:
@@ -57,32 +49,17 @@ class Progress:
                 self._bar.set_postfix(failed=self.failed, refresh=False)
             self._bar.update(1)
 
-    def _tick(self) -> None:
-        while not self._stop.wait(1.0):
-            if self._bar is not None:
-                self._bar.refresh()
-            else:
-                self._print_line(self.seconds)
-
-    def _print_line(self, now: float) -> None:
-        done, when = self._printed
-        if self.done == done and now - when < _QUIET_SECONDS:
+    def tick(self) -> None:
+        """Let the bar's clock run, or print a line."""
+        if self._bar is not None:
+            self._bar.refresh()
             return
-        self._printed = (self.done, now)
-        rate = (self.done - self.initial) / now
-        failed = f", {self.failed} failed" if self.failed else ""
-        speed = f", {rate:.2f} images/s" if self.done > self.initial else ", starting"
-        print(f"{self.done}/{self.total} images{failed}, {now:.0f} s{speed}", file=self.stream, flush=True)
+        seconds, made = self.seconds, self.done - self.initial
+        speed = f"{made / seconds:.2f} images/s" if made else "starting"
+        self.print_line(self.done, self.total, self.failed, seconds, speed)
 
-    def __enter__(self) -> Progress:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
+    def close(self) -> None:
+        """The bar stays as it was last."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

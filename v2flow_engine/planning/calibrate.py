@@ -221,13 +221,16 @@ def to_rates(
 def time_small_job(folder: ModelFolder) -> float:
     """Seconds of `v2flow generate` through Ray for `STARTUP_IMAGES` pictures. Raises `DataError` if it fails."""
     with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, "-m", "v2flow_engine.cli", "generate", "--model", str(folder.path)]
-        command += ["--prompt", PROMPT, "--n", str(STARTUP_IMAGES), "--out", f"{out}/pictures"]
-        command += ["--token-actors", "1", "--decoder-actors", "1"]
         start = time.perf_counter()
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        seconds = time.perf_counter() - start
+        job = ("--model", str(folder.path), "--prompt", PROMPT, "--n", str(STARTUP_IMAGES))
+        run_generate(*job, "--out", f"{out}/pictures", "--token-actors", "1", "--decoder-actors", "1")
+        return time.perf_counter() - start
+
+
+def run_generate(*options: str) -> None:
+    """`v2flow generate` in a process of its own. Raises `DataError` with the last line that it said if it fails."""
+    command = [sys.executable, "-m", "v2flow_engine.cli", "generate", *options]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         last = (result.stderr.strip().splitlines() or ["no message"])[-1]
-        raise DataError(f"calibration: v2flow generate ended with status {result.returncode}: {last}")
-    return seconds
+        raise DataError(f"v2flow generate ended with status {result.returncode}: {last}")

@@ -131,16 +131,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     from v2flow_engine.planning.request import find_subject
 
     folder = open_model(args.decoder)
-    subject = find_subject(
-        args.decoder,
-        args.decoder,
-        size=args.size,
-        guidance=args.guidance,
-        rounds=args.rounds,
-        flow_steps=args.flow_steps,
-        decoder_guidance=args.decoder_guidance,
-        solver=args.solver,
-    )
+    subject = find_subject(args, args.decoder)
     with told_as_output_error(args.calibrate.parent):
         args.calibrate.parent.mkdir(parents=True, exist_ok=True)
     hardware, rates, measured = measure(

@@ -31,16 +31,7 @@ def document(args: argparse.Namespace, given: dict[str, float]) -> dict[str, Any
     token_device = find_device(args.gpu).changed(given)
     other = args.decoder_gpu is not None and args.decoder_gpu != args.gpu
     decoder_device = find_device(args.decoder_gpu).changed(given) if other else token_device
-    subject = find_subject(
-        args.llm,
-        args.decoder,
-        size=args.size,
-        guidance=args.guidance,
-        rounds=args.rounds,
-        flow_steps=args.flow_steps,
-        decoder_guidance=args.decoder_guidance,
-        solver=args.solver,
-    )
+    subject = find_subject(args, args.llm)
     work = TokenWork(
         args.prompt_tokens,
         subject.decoder.num_visual_tokens,

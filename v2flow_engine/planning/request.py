@@ -5,6 +5,7 @@ Opens configs alone, no weights. Knows nothing of devices.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import re
 from dataclasses import dataclass
@@ -48,31 +49,25 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
-def find_subject(
-    llm: str,
-    decoder: str,
-    *,
-    size: str | None = None,
-    guidance: float | None = None,
-    rounds: int | None = None,
-    flow_steps: int | None = None,
-    decoder_guidance: float | None = None,
-    solver: str | None = None,
-) -> Subject:
-    """Names or folders -> shapes; None leaves the model's own value. Raises `RequestError`, `ModelFolderError`."""
-    shape, defaults = _decoder(decoder, size)
+def find_subject(args: argparse.Namespace, llm: str) -> Subject:
+    """An LLM and `--decoder`, each by name or folder, and the options of both -> shapes.
+
+    An option that is None leaves the model's own value. Raises `RequestError`, `ModelFolderError`.
+    """
+    shape, defaults = _decoder(args.decoder, args.size)
     changes = {
-        "rounds": rounds,
-        "flow_steps": flow_steps,
-        "guidance": decoder_guidance,
-        "solver": solver,
+        "rounds": args.rounds,
+        "flow_steps": args.flow_steps,
+        "guidance": args.decoder_guidance,
+        "solver": args.solver,
     }
     shape = dataclasses.replace(shape, **{name: v for name, v in changes.items() if v is not None})
     language = LlmShape.from_config(*_llm(llm, shape.tokenizer.codebook_size))
-    if decoder in DECODERS:  # its codes live in the LLM's space
+    if args.decoder in DECODERS:  # its codes live in the LLM's space
         shape = dataclasses.replace(
             shape, tokenizer=dataclasses.replace(shape.tokenizer, code_dim=language.hidden)
         )
+    guidance = args.guidance
     if guidance is None:
         guidance = defaults.guidance_scale if defaults else PRESET_GUIDANCE
     height, width = (side * downscale(shape.autoencoder) for side in shape.latent_grid)

@@ -196,7 +196,7 @@ def _build_tokenizer(args: argparse.Namespace, ranks: Ranks) -> Built:
     config, values = _settings(args, VisualTokenizerTraining)
     autoencoder = Autoencoder.from_folder(_required(args, "vae"), ranks.device)
     training, heldout = _pictures(args, ranks)
-    latents = [cached_latents(pictures, args.vae, ranks) for pictures in training]
+    latents = [cached_latents(pictures, args.vae, ranks, config.loop.bf16) for pictures in training]
     return (
         VisualTokenizerStage(config, latents, heldout, autoencoder, ranks.device, _init(args)),
         config.loop,

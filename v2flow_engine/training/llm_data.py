@@ -82,7 +82,7 @@ def build_llm_stage(
     def captioned(sets: Sequence[Pictures], variants: int) -> list[Captioned]:
         made = []
         for pictures in sets:
-            latents = cached_latents(pictures, vae_dir, ranks)
+            latents = cached_latents(pictures, vae_dir, ranks, config.loop.bf16)
             codes = ranks.once(partial(encode_codes, latents, tokenizer, device))
             room = config.max_position_embeddings - vocabulary.num_visual_tokens(pictures.size) - 3
             ids, lengths = prompt_ids(
