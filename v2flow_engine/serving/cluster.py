@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from v2flow_engine.errors import RequestError
 from v2flow_engine.offline.cluster import cluster_resources, ray_cluster
 from v2flow_engine.offline.sizing import plan
-from v2flow_engine.serving.cores import threads_of_the_user
+from v2flow_engine.serving.cores import threads_of_a_replica
 from v2flow_engine.serving.deployments import APP_NAME, build
 from v2flow_engine.serving.proxy import CALLBACK, VARIABLE
 
@@ -44,8 +45,13 @@ def serve(settings: ServerSettings, host: str, port: int, *, shared_folder: bool
         if not shared_folder:
             check_one_folder(settings.ingress_replicas.most, cluster.nodes)
         sizing = plan(MANY, cluster, settings.token_replicas.most, settings.decoder_replicas.most)
-        threads = threads_of_the_user() or sizing.threads
-        application = build(settings, cpus=sizing.cpus_per_actor, gpus=sizing.gpus_per_actor, threads=threads)
+        replicas = math.ceil((sizing.token_actors + sizing.decoder_actors) / cluster.nodes)
+        application = build(
+            settings,
+            cpus=sizing.cpus_per_actor,
+            gpus=sizing.gpus_per_actor,
+            threads=0 if cluster.gpus else threads_of_a_replica(cluster.node_cpus, replicas),
+        )
         try:
             ray_serve.start(http_options={"host": host, "port": port, "keep_alive_timeout_s": 30})
             for ending in ENDINGS:  # only now: Ray sets its own as it starts

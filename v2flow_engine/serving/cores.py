@@ -1,6 +1,6 @@
-"""The cores of a machine -> torch's threads in each stage, where both stages compute on them at the same time.
+"""The cores of a machine -> torch's threads in each stage, where the stages compute on them at the same time.
 
-Two pools of threads that together are more than the cores put each other to sleep between any two small operations.
+Pools of threads that together are more than the cores take them from each other between any two small operations.
 """
 
 from __future__ import annotations
@@ -9,6 +9,11 @@ import os
 
 VARIABLE = "OMP_NUM_THREADS"
 STAGES = 2
+
+
+def threads_of_a_replica(cores: int, replicas: int) -> int:
+    """What `OMP_NUM_THREADS` says, or an equal share of a machine's cores, one at least."""
+    return threads_of_the_user() or max(1, cores // replicas)
 
 
 def threads_of_the_user() -> int:
