@@ -5,7 +5,8 @@
 
 Starts `v2flow serve` on a free port of 127.0.0.1. Prints throughput as ratios to one request at a time, seconds to the
 first partial picture and to the picture (p50, p95, p99), the share of a lone request that is not the two stages' own
-work, the time until ready and the peak memory. The last line is one JSON document.
+work, how it compares with the same work without a server, the time until ready and the peak memory. The last line is
+one JSON document.
 """
 
 from __future__ import annotations
@@ -14,9 +15,6 @@ import argparse
 import asyncio
 import contextlib
 import multiprocessing
-import os
-import random
-import signal
 import statistics
 import sys
 import time
@@ -29,16 +27,14 @@ if __name__ == "__main__":  # the checkout that this file is in
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.harness import machine, printed
-from benchmarks.serving_load import Load, Outcome, closed_loop, open_loop
+from benchmarks.serving_chaos import SETTLED_AFTER, chaos
+from benchmarks.serving_load import Load, closed_loop, open_loop, told
 from benchmarks.serving_process import ServerProcess, serving
 from benchmarks.token_work import example_prompts
 from v2flow_engine.checkpoint import open_model
 from v2flow_engine.errors import RequestError
 
 ALONE = "1 client"
-LEAVING = 0.1
-QUIET_SECONDS = 60.0
-SETTLED_AFTER = 0.2  # of a chaos run: from then on memory should not grow
 
 
 def parser() -> argparse.ArgumentParser:
@@ -136,12 +132,7 @@ def measure(server: ServerProcess, load: Load, args: argparse.Namespace, report:
         count = max(64, args.requests * clients) if clients > 1 else args.requests * 2
         outcomes, seconds = asyncio.run(closed_loop(server.url, load, clients, count))
         report["closed"][f"{clients} client{'s' * (clients > 1)}"] = told(outcomes, seconds)
-    if "direct_seconds" in report:
-        plain = Load(load.prompts, partials=0)
-        outcomes, _ = asyncio.run(closed_loop(server.url, plain, 1, args.direct))
-        lone = statistics.median([each.done for each in outcomes if each.done is not None])
-        report["lone_seconds"] = lone
-        report["overhead"] = 1 - report["direct_seconds"] / lone
+    report["lone"] = lone(server, load, args.direct or args.requests)
     best = max(each["images_per_second"] for each in report["closed"].values())
     report["open"] = {}
     for share in args.loads:
@@ -149,78 +140,37 @@ def measure(server: ServerProcess, load: Load, args: argparse.Namespace, report:
         report["open"][f"{share:g} of the best"] = told(outcomes, seconds) | {"rate": share * best}
 
 
-async def chaos(server: ServerProcess, load: Load, requests: int, clients: int = 32) -> dict[str, Any]:
-    """Callers leave, and in the middle a decoder replica is killed: who else is not answered, and what stays behind."""
-    load = Load(load.prompts, load.partials, LEAVING, patience=2.0, seed=load.seed)
-    killed = None
-    memory: list[int] = []
+def lone(server: ServerProcess, load: Load, requests: int) -> dict[str, float]:
+    """Where a request's time goes that has the server to itself and wants no partial pictures: seconds, mean values.
 
-    async def watch() -> None:
-        nonlocal killed
-        while True:
-            finished = await asyncio.to_thread(finished_pictures, server)
-            if killed is None and finished > requests / 2 and (pids := server.replicas("Decoder")):
-                killed = random.Random(0).choice(pids)
-                os.kill(killed, signal.SIGKILL)
-            if finished > SETTLED_AFTER * requests:
-                memory.append(await asyncio.to_thread(server.memory))
-            await asyncio.sleep(1.0)
-
-    watcher = asyncio.create_task(watch())
-    outcomes, seconds = await closed_loop(server.url, load, clients, requests)
-    watcher.cancel()
-    left = sum(each.status == 0 for each in outcomes)
-    lost = [each for each in outcomes if not each.answered and each.status != 0]
-    behind = await asyncio.to_thread(left_behind, server)
-    return told(outcomes, seconds) | {
-        "requests": requests,
-        "left": left,
-        "lost": len(lost),
-        "errors": [f"{each.status} {each.error}" for each in lost[:5]],
-        "replica_killed": killed is not None,
-        "left_behind": behind,
-        "memory_bytes": {"first": memory[0], "last": memory[-1]} if memory else None,
-    }
-
-
-def finished_pictures(server: ServerProcess) -> float:
-    """Of the decoder, as far as it answers."""
-    try:
-        return max(server.metric("v2flow_requests_total").values(), default=0.0)
-    except OSError:
-        return 0.0
-
-
-def left_behind(server: ServerProcess) -> float:
-    """Pictures in either stage that nobody waits for, once there was time to notice."""
-    end = time.monotonic() + QUIET_SECONDS
-    while True:
-        found = sum(server.metric("v2flow_stage_in_flight").values())
-        if found == 0 or time.monotonic() > end:
-            return found
-        time.sleep(0.5)
-
-
-def told(outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:
-    """Throughput, goodput and percentiles."""
-    answered = [each for each in outcomes if each.answered]
+    request: as its client sees it. stages: that its picture was computed in either stage, as these count themselves.
+    waiting: in front of their steps; asking: between the ingress and the stages; file: making the PNG. overhead: the
+    share of the request that is not `stages`.
+    """
+    plain = Load(load.prompts, partials=0)
+    before = _spent(server)
+    outcomes, _ = asyncio.run(closed_loop(server.url, plain, 1, requests))
+    spent = {name: (after - before[name]) / requests for name, after in _spent(server).items()}
+    request = statistics.mean([each.done for each in outcomes if each.done is not None])
     return {
-        "images_per_second": len(answered) / seconds,
-        "requests": len(outcomes),
-        "answered": len(answered),
-        "first_partial": percentiles([each.first for each in answered if each.first is not None]),
-        "image": percentiles([each.done for each in answered if each.done is not None]),
+        "request": request,
+        "stages": spent["compute"],
+        "waiting": spent["queue"],
+        "asking": spent["ask"] - spent["queue"] - spent["compute"],
+        "file": spent["file"],
+        "overhead": 1 - spent["compute"] / request,
     }
 
 
-def percentiles(values: Sequence[float]) -> dict[str, float] | None:
-    """p50, p95, p99; None for nothing."""
-    if not values:
-        return None
-    ordered = sorted(values)
-    return {
-        f"p{p}": ordered[min(len(ordered) - 1, round(p / 100 * (len(ordered) - 1)))] for p in (50, 95, 99)
+def _spent(server: ServerProcess) -> dict[str, float]:
+    """Seconds of all pictures so far, by what they were spent for."""
+    names = {
+        "compute": "v2flow_stage_compute_seconds_sum",
+        "queue": "v2flow_stage_queue_seconds_sum",
+        "ask": "v2flow_ask_seconds_sum",
+        "file": "v2flow_file_seconds_sum",
     }
+    return {name: sum(server.metric(metric).values()) for name, metric in names.items()}
 
 
 def table(report: dict[str, Any]) -> str:
@@ -247,17 +197,28 @@ def table(report: dict[str, Any]) -> str:
             f"{name:<22}{row['images_per_second']:>10.2f}{ratio:>8}{answered:>12}"
             f"{_three(row['first_partial']):>28}{_three(row['image']):>24}"
         )
-    if "overhead" in report:
+    if "lone" in report:
+        each = {name: f"{1000 * seconds:.0f} ms" for name, seconds in report["lone"].items()}
         lines.append(
-            f"a lone request takes {1000 * report['lone_seconds']:.0f} ms, its stages without a server "
-            f"{1000 * report['direct_seconds']:.0f} ms: overhead {report['overhead']:.1%}"
+            f"a lone request takes {each['request']}: {each['stages']} in the stages, {each['waiting']} before their "
+            f"steps, {each['asking']} to ask them, {each['file']} for the file; "
+            f"overhead {report['lone']['overhead']:.1%}"
+        )
+    if "direct_seconds" in report:
+        direct_ratio = report["lone"]["request"] / report["direct_seconds"]
+        lines.append(
+            f"{direct_ratio:.2f}x of the {1000 * report['direct_seconds']:.0f} ms that it takes without a server"
         )
     if "chaos" in report:
         each = report["chaos"]
         lines.append(
             f"{each['left']} callers left, {each['lost']} others got no picture, replica killed: "
-            f"{each['replica_killed']}, left behind in the engines: {each['left_behind']:g}"
+            f"{each['replica_killed']}, left behind in the stages: {each['left_behind']}, steps for nobody: "
+            f"{each['steps_for_nobody']:g}"
         )
+        if each["memory_bytes"]:
+            told_memory = (f"{when} {size / 2**30:.2f}" for when, size in each["memory_bytes"].items())
+            lines.append(f"memory after {SETTLED_AFTER:.0%} of the requests, GiB: {', '.join(told_memory)}")
         lines += each["errors"]
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""Clients of the endpoint: one request as a stream, many at once, in a closed loop or arriving at random.
+"""Clients of the endpoint: one request as a stream, many at once, in a closed loop or arriving at random; a summary.
 
 Knows HTTP and nothing of the server's inside.
 """
@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 
@@ -77,6 +78,28 @@ async def open_loop(url: str, load: Load, rate: float, requests: int) -> tuple[l
             await asyncio.sleep(max(0.0, start + due - time.perf_counter()))
             tasks.append(asyncio.create_task(_one(http, load, number)))
         return list(await asyncio.gather(*tasks)), time.perf_counter() - start
+
+
+def told(outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:
+    """Throughput, goodput and percentiles."""
+    answered = [each for each in outcomes if each.answered]
+    return {
+        "images_per_second": len(answered) / seconds,
+        "requests": len(outcomes),
+        "answered": len(answered),
+        "first_partial": percentiles([each.first for each in answered if each.first is not None]),
+        "image": percentiles([each.done for each in answered if each.done is not None]),
+    }
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float] | None:
+    """p50, p95, p99; None for nothing."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    return {
+        f"p{p}": ordered[min(len(ordered) - 1, round(p / 100 * (len(ordered) - 1)))] for p in (50, 95, 99)
+    }
 
 
 def _client(url: str) -> httpx.AsyncClient:

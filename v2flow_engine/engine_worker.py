@@ -93,9 +93,7 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
         self._closing = self._draining = self._over = self._starting = False
         self._end: BaseException | None = None
         self._numbers = itertools.count()
-        self._counts = dict.fromkeys(
-            ("finished", "failed", "cancelled", "steps", "deaths", "tokens", "running"), 0
-        )
+        self._counts = dict.fromkeys(("finished", "failed", "cancelled", "steps", "deaths", "tokens"), 0)
         self._queue_seconds, self._compute_seconds = Histogram(SECONDS), Histogram(SECONDS)
         self._batch_sizes = Histogram(SIZES)
         self._unstarted: deque[Ticket[Request, Result]] = deque()  # in the engine, in order
@@ -146,6 +144,7 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
                 self._compute_seconds.observed,
                 self._batch_sizes.observed,
                 in_flight=len(self._tickets),
+                running=sum(ticket.started is not None for ticket in self._tickets.values()),
                 **self._counts,
             )
 
@@ -222,7 +221,8 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
             try:
                 engine = self._start()
             except BaseException as error:
-                self._finish(error, f"did not start: {type(error).__name__}: {error}")
+                told = " ".join(str(error).split())  # what validates configs speaks in paragraphs
+                self._finish(error, f"did not start: {type(error).__name__}: {told}")
                 return
             finally:
                 self._starting = False
@@ -283,7 +283,6 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
         """Count a step, and note which requests it was the first one for."""
         stepped = self._num_stepped(engine, len(finished))
         self._counts["steps"] += 1
-        self._counts["running"] = stepped - len(finished)
         self._batch_sizes.observe(stepped)
         while self._unstarted:
             ticket = self._unstarted[0]
@@ -330,7 +329,6 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
             tickets, calls = list(self._tickets.values()), list(self._calls)
             self._commands.clear()
         self._unstarted.clear()
-        self._counts["running"] = 0
         error = EngineDeadError(f"the {self.name} engine {what}")
         error.__cause__ = cause
         for ticket in tickets:

@@ -106,6 +106,22 @@ def test_cancelling_under_way_leaves_nothing_in_the_engine(folder: ModelFolder, 
     assert len(worker.submit(request_for(folder, 1)).result(WAIT)) == 16
 
 
+def test_what_was_cancelled_is_not_running_any_more(folder: ModelFolder, worker: TokenWorker) -> None:
+    futures = [worker.submit(request_for(folder, i, num_visual_tokens=90)) for i in range(6)]
+    until(lambda: worker.stats.running == 4)  # have a place; the others wait for one
+    free, held = threading.Event(), threading.Event()
+    worker.call(lambda _: (held.set(), free.wait(WAIT)))  # no step will correct the number
+    assert held.wait(WAIT)
+    assert (worker.stats.in_flight, worker.stats.running) == (6, 4)
+    assert futures[0].cancel()
+    assert (worker.stats.in_flight, worker.stats.running) == (5, 3)
+    assert all(future.cancel() for future in futures[1:])
+    assert (worker.stats.in_flight, worker.stats.running) == (0, 0)
+    free.set()
+    until(lambda: not worker.call(lambda engine: engine.busy).result(WAIT))
+    assert worker.stats.running == 0
+
+
 def test_a_request_that_is_refused_leaves_others_alone(folder: ModelFolder, worker: TokenWorker) -> None:
     good = worker.submit(request_for(folder, 0))
     bad = worker.submit(request_for(folder, 0, temperature=float("nan")))

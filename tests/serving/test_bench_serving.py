@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks.bench_serving import main, percentiles, told
-from benchmarks.serving_load import Outcome
+import pytest
+
+from benchmarks.bench_serving import main
+from benchmarks.serving_load import Outcome, percentiles, told
 from tests.serving.conftest import Live
 from v2flow_engine.checkpoint import ModelFolder
 
@@ -22,6 +24,10 @@ def test_it_prints_a_table_and_one_document(live: Live, folder: ModelFolder, cap
         assert row["answered"] == row["requests"] > 0 and row["images_per_second"] > 0
         assert 0 < row["first_partial"]["p50"] <= row["image"]["p95"] <= row["image"]["p99"]
         assert any(line.startswith(name) for line in table)
+    lone = report["lone"]
+    parts = [lone[name] for name in ("stages", "waiting", "asking", "file")]
+    assert min(parts) > 0 and sum(parts) < lone["request"]
+    assert lone["overhead"] == pytest.approx(1 - lone["stages"] / lone["request"])
 
 
 def test_what_came_of_requests() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from pathlib import Path
@@ -11,6 +12,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.serving.conftest import Live, all_quiet, until
+from v2flow_engine.checkpoint import ModelFolder
+from v2flow_engine.generation.image_request import plan_requests
+from v2flow_engine.generation.parameters import GenerationParameters
+from v2flow_engine.serving.metrics import Metrics
+from v2flow_engine.serving.observed import ObservedBackend
+from v2flow_engine.serving.tracing import tracing_to
 
 DASHBOARD = Path(__file__).parents[2] / "examples" / "deploy" / "grafana.json"
 GENERATE = "/v1/images/generations"
@@ -81,6 +88,23 @@ def test_times_of_stages_add_up_to_the_request(http: httpx.Client, live: Live) -
     assert whole - asked == pytest.approx(outside, abs=0.01)
     assert 0 < moved("v2flow_file_seconds_sum", format="png") < outside
     assert moved("v2flow_visual_tokens_total") == 16
+
+
+def test_a_stage_is_over_before_its_picture_becomes_a_file(folder: ModelFolder, live: Live) -> None:
+    (request,) = plan_requests(["a circle"], GenerationParameters.resolve(folder), seed=1)
+    first = folder.vocabulary.visual_offset
+    asked = request.decode_request(folder, [first] * 16)
+    metrics = Metrics()
+    observed = ObservedBackend(live.backend, metrics, tracing_to(None))
+
+    async def asks_that_are_over() -> list[float | None]:
+        count, of_decoder = "v2flow_ask_seconds_count", {"stage": "decoder"}
+        return [
+            metrics.registry.get_sample_value(count, of_decoder)
+            async for _ in observed.decode(asked, previews=[1])
+        ]
+
+    assert asyncio.run(asks_that_are_over()) == [None, 1.0]
 
 
 def test_steps_have_sizes_and_queues_lengths(http: httpx.Client, live: Live) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -10,8 +11,10 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from v2flow_engine.errors import RequestError
 from v2flow_engine.offline.cluster import cluster_resources, ray_cluster
 from v2flow_engine.offline.sizing import plan
+from v2flow_engine.serving.cores import threads_of_a_replica
 from v2flow_engine.serving.deployments import APP_NAME, build
 from v2flow_engine.serving.proxy import CALLBACK, VARIABLE
 
@@ -20,20 +23,34 @@ if TYPE_CHECKING:
 
 MANY = 10**6  # pictures: as many as keep all replicas busy
 POLL_SECONDS = 0.2
+MAX_TOLD = 500  # characters of an error that is none of this project's
 ENDINGS = (signal.SIGINT, signal.SIGTERM)
 
 
-def serve(settings: ServerSettings, host: str, port: int) -> int:
-    """Returns 0 after a signal, 1 if an engine did not start. Raises `EngineDeadError` if Ray does not start."""
+def serve(settings: ServerSettings, host: str, port: int, *, shared_folder: bool) -> int:
+    """Returns 0 after a signal, 1 if an engine did not start.
+
+    Raises `EngineDeadError` if Ray does not start, `RequestError` as `check_one_folder` does.
+
+    Args:
+        shared_folder: the user named the folder of pictures, so that all machines can be expected to see it.
+    """
     ended = threading.Event()
     begun = time.monotonic()
     os.environ.setdefault(VARIABLE, CALLBACK)
     with ray_cluster():
         from ray import serve as ray_serve
 
-        sizing = plan(MANY, cluster_resources(), settings.token_replicas.most, settings.decoder_replicas.most)
+        cluster = cluster_resources()
+        if not shared_folder:
+            check_one_folder(settings.ingress_replicas.most, cluster.nodes)
+        sizing = plan(MANY, cluster, settings.token_replicas.most, settings.decoder_replicas.most)
+        replicas = math.ceil((sizing.token_actors + sizing.decoder_actors) / cluster.nodes)
         application = build(
-            settings, cpus=sizing.cpus_per_actor, gpus=sizing.gpus_per_actor, threads=sizing.threads
+            settings,
+            cpus=sizing.cpus_per_actor,
+            gpus=sizing.gpus_per_actor,
+            threads=0 if cluster.gpus else threads_of_a_replica(cluster.node_cpus, replicas),
         )
         try:
             ray_serve.start(http_options={"host": host, "port": port, "keep_alive_timeout_s": 30})
@@ -42,7 +59,7 @@ def serve(settings: ServerSettings, host: str, port: int) -> int:
             try:
                 ray_serve.run(application, name=APP_NAME, route_prefix="/")
             except RuntimeError as error:
-                print(f"v2flow: {reason(str(error))}", file=sys.stderr, flush=True)
+                print(f"v2flow: {reason(_told_by_deployments() or str(error))}", file=sys.stderr, flush=True)
                 return 1
             for ending in ENDINGS:
                 signal.signal(ending, lambda *_: ended.set())
@@ -56,11 +73,30 @@ def serve(settings: ServerSettings, host: str, port: int) -> int:
     return 0
 
 
+def check_one_folder(ingresses: int, machines: int) -> None:
+    """Raise `RequestError` if replicas of the ingress may be on machines that do not see each other's pictures."""
+    if ingresses > 1 and machines > 1:
+        raise RequestError(
+            f"{ingresses} ingress replicas on {machines} machines need --image-dir (and --data-dir, or it is kept in "
+            "there): a folder that all machines see, or one would not know the other's pictures, files and batches"
+        )
+
+
 def reason(told: str) -> str:
-    """Why Serve gave up, from its message, which holds the traceback of a replica that it started a few times."""
+    """Why Serve gave up, in a line, from what it says of a deployment, with the traceback of a replica in it."""
     lines = [line.strip() for line in told.splitlines() if line.strip()]
     errors = [line for line in lines if "EngineDeadError: " in line]
-    return errors[-1].partition("EngineDeadError: ")[2] if errors else (lines or ["Ray Serve gave up"])[0]
+    if errors:
+        return errors[-1].partition("EngineDeadError: ")[2]
+    return " ".join(lines)[-MAX_TOLD:] or "Ray Serve gave up"
+
+
+def _told_by_deployments() -> str:
+    """What Serve says of deployments that it could not start; the application's own message only counts them."""
+    from ray import serve as ray_serve
+
+    deployments = ray_serve.status().applications[APP_NAME].deployments
+    return "\n".join(each.message for each in deployments.values() if each.status == "DEPLOY_FAILED")
 
 
 def drain(seconds: float) -> bool:

@@ -52,7 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=f"one key in each line; {KEYS_VARIABLE} has them too",
     )
-    callers.add_argument("--rate-limit", type=int, metavar="N", help="requests of each key in a minute")
+    callers.add_argument(
+        "--rate-limit", type=int, metavar="N", help="requests of each key and ingress in a minute"
+    )
     callers.add_argument(
         "--cors-origin", action="append", metavar="ORIGIN", help="a web page that may call; may be repeated"
     )
@@ -110,7 +112,8 @@ def run(args: argparse.Namespace) -> int:
 
             listener.close()  # Ray's proxy binds it itself
             try:
-                code, ended = serve_on_ray(settings, host, port), True
+                named = args.image_dir is not None
+                code, ended = serve_on_ray(settings, host, port, shared_folder=named), True
             except (
                 SystemExit
             ):  # a signal before it is ready; Ray's own handler would end with the signal's number

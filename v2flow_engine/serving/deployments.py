@@ -32,6 +32,9 @@ APP_NAME = "v2flow"
 INGRESS, TOKENS, DECODER = "Ingress", "TokenGenerator", "Decoder"
 DEAD_ENGINE_STATUS = 70
 HEALTH_SECONDS = 5.0
+STARTS = (
+    2  # that fail, for each replica of the beginning: what does not load will not load the tenth time either
+)
 
 
 class TokenGeneratorReplica:
@@ -192,9 +195,10 @@ def build_from_args(args: dict[str, Any]) -> Application:
 
 def _scaling(replicas: Replicas, target: int) -> dict[str, Any]:
     """Fixed, or by load: `target` requests for each replica."""
+    starts = {"max_constructor_retry_count": STARTS * replicas.least}
     if replicas.least == replicas.most:
-        return {"num_replicas": replicas.least}
-    return {
+        return {"num_replicas": replicas.least} | starts
+    return starts | {
         "autoscaling_config": {
             "min_replicas": replicas.least,
             "max_replicas": replicas.most,

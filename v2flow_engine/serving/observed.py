@@ -56,11 +56,13 @@ class ObservedBackend:
             return await self._backend.write_tokens(request, trace)
 
     async def decode(self, request: DecodeRequest, previews: Sequence[int]) -> AsyncIterator[Drawn]:
-        """See `Backend`."""
+        """See `Backend`. What the caller does with the finished picture is no part of the stage's time."""
         with self._stage("decoder", rounds=request.rounds, flow_steps=request.flow_steps) as trace:
             async with aclosing(self._backend.decode(request, previews, trace)) as stages:
                 async for drawn in stages:
-                    yield drawn
+                    if drawn.rounds is not None:
+                        yield drawn
+        yield drawn
 
     async def encode(self, pixels: np.ndarray) -> EncodedPicture:
         """See `Backend`."""

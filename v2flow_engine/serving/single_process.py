@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from v2flow_engine.errors import EngineDeadError
 from v2flow_engine.serving.app import create_app
+from v2flow_engine.serving.cores import share_cores
 from v2flow_engine.serving.head_timeout import head_timeout_protocol
 from v2flow_engine.serving.in_process import InProcessBackend
 from v2flow_engine.serving.logs import log_to_stderr
@@ -70,6 +71,7 @@ def serve(folder: ModelFolder, settings: ServerSettings, listener: socket.socket
     log_to_stderr()
     ending = _Ending()
     try:
+        share_cores()
         backend = InProcessBackend(folder, settings)
         ending.server = make_server(folder, settings, backend)
     except _EndedError:
