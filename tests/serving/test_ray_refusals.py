@@ -1,4 +1,4 @@
-"""What `v2flow serve` says on Ray when it gives up: the message as Ray Serve 2.60 gave it for a model of wrong shapes."""
+"""What `v2flow serve` says on Ray when it gives up: from what Serve tells of a model of wrong shapes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 from v2flow_engine.errors import RequestError
 from v2flow_engine.serving.cluster import MAX_TOLD, check_one_folder, reason
 
-TOLD = """The deployment failed to start 2 times in a row. This may be due to a problem with its constructor or initial \
-health check failing. See controller logs for details. Error:
+TOLD = """The deployment failed to start 2 times in a row. This may be due to a problem with its constructor or \
+initial health check failing. See controller logs for details. Error:
 ray::ServeReplica:v2flow:TokenGenerator.initialize_and_get_metadata() (pid=6691, ip=192.0.2.2)
   File "v2flow_engine/engine_worker.py", line 246, in _live
 RuntimeError: start (0) + length (256) exceeds dimension size (128).
