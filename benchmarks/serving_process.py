@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 import psutil
 
+from benchmarks.processes import started_by
 from v2flow_engine.errors import DataError
 
 READY_SECONDS = 300.0
@@ -57,12 +58,9 @@ class ServerProcess:
 
     def replicas(self, stage: str) -> list[int]:
         """Process ids of a stage's replicas on Ray."""
-        found = []
-        for process in self.processes():
-            with contextlib.suppress(psutil.Error):
-                if f"ServeReplica:v2flow:{stage}" in " ".join(process.cmdline()):
-                    found.append(process.pid)
-        return found
+        if self.pid is None:
+            return []
+        return [process.pid for process in started_by(self.pid, f"ServeReplica:v2flow:{stage}")]
 
     def metric(self, name: str) -> dict[str, float]:
         """Label text -> value of each line of a metric at /metrics."""

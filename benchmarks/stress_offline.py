@@ -32,6 +32,7 @@ if __name__ == "__main__":  # the checkout that this file is in
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.harness import machine
+from benchmarks.processes import started_by
 from benchmarks.stress_checks import faults, picture_bytes
 from benchmarks.token_work import example_prompts
 
@@ -183,9 +184,9 @@ def _kill_one(driver: subprocess.Popen, kind: str, delay: float, cluster: object
         "node": lambda: _kill_node(cluster),
     }.get(kind, lambda: _kill_actor(ACTORS[kind]))
     if kind != "driver":
-        if not _until(lambda: bool(_processes("MapWorker")), driver):
+        if not _until(lambda: bool(started_by(os.getpid(), "MapWorker")), driver):
             return False
-    elif not _until(lambda: bool(_processes("raylet")), driver):
+    elif not _until(lambda: bool(started_by(os.getpid(), "raylet")), driver):
         return False
     time.sleep(delay)
     return _until(killed, driver)
@@ -204,25 +205,15 @@ def _kill_driver(driver: subprocess.Popen) -> bool:
         family = psutil.Process(driver.pid).children(recursive=True)
         driver.kill()
         driver.wait()
-        deadline = time.monotonic() + GONE_SECONDS
-        while alive := [process for process in family if _runs(process)]:
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"a killed driver left {alive} behind")
-            time.sleep(0.1)
+        _, alive = psutil.wait_procs(family, timeout=GONE_SECONDS)
+        if alive:
+            raise RuntimeError(f"a killed driver left {alive} behind")
         return True
     return False
 
 
-def _runs(process: psutil.Process) -> bool:
-    """Whether it is neither gone nor a zombie that nobody has waited for."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
-
-
 def _kill_actor(name: str) -> bool:
-    for process in _processes(name):
+    for process in started_by(os.getpid(), name):
         with contextlib.suppress(psutil.Error):
             process.send_signal(signal.SIGKILL)
             return True
@@ -239,22 +230,7 @@ def _kill_node(cluster: object) -> bool:
 
 def _actors_on(node: object) -> int:
     raylet = next(info.process.pid for info in node.all_processes["raylet"])
-    try:
-        return sum(
-            "MapWorker" in " ".join(p.cmdline()) for p in psutil.Process(raylet).children(recursive=True)
-        )
-    except psutil.Error:
-        return 0
-
-
-def _processes(name: str) -> list[psutil.Process]:
-    """Among the descendants of this process."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if process.status() != psutil.STATUS_ZOMBIE and name in " ".join(process.cmdline()):
-                found.append(process)
-    return found
+    return len(started_by(raylet, "MapWorker"))
 
 
 @contextlib.contextmanager

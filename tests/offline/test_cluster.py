@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from ray.cluster_utils import Cluster
 
+from benchmarks.processes import started_by
 from benchmarks.stress_checks import faults, picture_bytes
 
 pytestmark = pytest.mark.skipif(
@@ -76,18 +76,9 @@ def nodes_of(cluster: Cluster, kind: str) -> list[Any]:
     """The nodes, the head aside, that run an actor of a kind."""
     found = []
     for node in cluster.worker_nodes:
-        raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-        if any(kind in _command(process) for process in raylet.children()):
+        if started_by(node.all_processes["raylet"][0].process.pid, kind):
             found.append(node)
     return found
-
-
-def _command(process: psutil.Process) -> str:
-    """Its command line; "" of one that is dead."""
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
 
 
 @pytest.mark.slow

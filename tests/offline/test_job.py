@@ -7,7 +7,6 @@ needs a cluster, and none elsewhere, so that it is started once.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import io
 import json
 import os
@@ -19,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 from PIL import Image
 
+from benchmarks.processes import started_by
 from tests.offline.folder import check_folder
 from tests.offline.rows import TOO_LONG, write_rows
 from v2flow_engine.checkpoint import ModelFolder, open_model
@@ -66,16 +65,6 @@ def pixels(finished: FinishedImage) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(finished.image))).astype(int)
 
 
-def actor_processes(kind: str) -> list[psutil.Process]:
-    """The actors of a kind among the descendants of this process."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if kind in " ".join(process.cmdline()):
-                found.append(process)
-    return found
-
-
 def test_killed_actors_lose_nothing_and_change_no_picture(folder: ModelFolder) -> None:
     """Beside rows that are bad, and before the source itself breaks, which is told when all else is finished."""
     requests = requests_for(folder, [PROMPTS[0], TOO_LONG, *PROMPTS[1:]])
@@ -89,14 +78,14 @@ def test_killed_actors_lose_nothing_and_change_no_picture(folder: ModelFolder) -
     finished = [next(stream)]
     pids: dict[str, set[int]] = {"TokenActor": set(), "DecoderActor": set()}
     for kind, known in pids.items():
-        (actor,) = actor_processes(kind)
+        (actor,) = started_by(os.getpid(), kind)
         os.kill(actor.pid, signal.SIGKILL)
         known.add(actor.pid)
     with pytest.raises(DataError, match="gone"):
         for each in stream:
             finished.append(each)
             for kind, known in pids.items():
-                known.update(process.pid for process in actor_processes(kind))
+                known.update(process.pid for process in started_by(os.getpid(), kind))
     assert min(map(len, pids.values())) > 1  # others took over
     assert sorted(f.index for f in finished) == list(range(16))  # each once
     assert run.outstanding == {}

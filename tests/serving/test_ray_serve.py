@@ -24,6 +24,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.processes import started_by
 from tests.ports import free_port
 from tests.serving import faults
 from tests.serving.conftest import until as until_within
@@ -70,12 +71,8 @@ class OnRay:
 
     def replicas(self, deployment: str) -> dict[int, psutil.Process]:
         """The processes of a deployment by their ids."""
-        found = {}
-        for process in psutil.Process(self.process.pid).children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                if f"ServeReplica:v2flow:{deployment}" in " ".join(process.cmdline()):
-                    found[process.pid] = process
-        return found
+        found = started_by(self.process.pid, f"ServeReplica:v2flow:{deployment}")
+        return {process.pid: process for process in found}
 
 
 @pytest.fixture(scope="module")

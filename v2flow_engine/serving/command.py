@@ -114,9 +114,8 @@ def run(args: argparse.Namespace) -> int:
             try:
                 named = args.image_dir is not None
                 code, ended = serve_on_ray(settings, host, port, shared_folder=named), True
-            except (
-                SystemExit
-            ):  # a signal before it is ready; Ray's own handler would end with the signal's number
+            except SystemExit:
+                # A signal before it is ready; Ray's own handler would end with the signal's number.
                 code, ended = 0, True
     if not ended:
         sys.stdout.flush()

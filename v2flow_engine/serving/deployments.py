@@ -32,9 +32,8 @@ APP_NAME = "v2flow"
 INGRESS, TOKENS, DECODER = "Ingress", "TokenGenerator", "Decoder"
 DEAD_ENGINE_STATUS = 70
 HEALTH_SECONDS = 5.0
-STARTS = (
-    2  # that fail, for each replica of the beginning: what does not load will not load the tenth time either
-)
+# That fail, for each replica of the beginning: what does not load will not load the tenth time either.
+STARTS = 2
 
 
 class TokenGeneratorReplica:
