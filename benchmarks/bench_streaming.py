@@ -31,7 +31,7 @@ from benchmarks.harness import machine, printed
 from benchmarks.long_input import WRITERS
 from benchmarks.process_memory import memory_by_role
 from v2flow_engine.errors import RequestError
-from v2flow_engine.offline.command import sigterm_as_interrupt
+from v2flow_engine.offline.interrupts import listening
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ("--size", "32x32", "--rounds", "1", "--flow-steps", "1", "--guidance", "1")
@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run it; 1 if memory grew or pictures are missing, 2 for a mistake in what was given."""
     args = parser().parse_args(argv)
-    with sigterm_as_interrupt(), tempfile.TemporaryDirectory(dir=args.dir) as directory:
+    with listening(), tempfile.TemporaryDirectory(dir=args.dir) as directory:
         report = printed("bench_streaming", lambda: run(args, Path(directory)), table)
     if report is None:
         return 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -133,13 +132,8 @@ def test_ctrl_c_keeps_what_is_finished(model_dir: Path, tmp_path: Path) -> None:
         deadline = time.monotonic() + 240
         while process.poll() is None and time.monotonic() < deadline and len(list(out.glob("*.png"))) < 4:
             time.sleep(0.2)
-        # On a busy machine an interrupt has been seen to go unheard inside Ray; a user presses again.
-        for _ in range(4):
-            os.killpg(process.pid, signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=30)
-                break
-        assert process.wait(timeout=60) == 130, log.read_text()
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=120) == 130, log.read_text()
     kept = len(list(out.glob("*.png")))
     assert 4 <= kept < 800
     assert len(check_folder(out, len(manifest(out)))) in (kept, kept - 1)

@@ -7,11 +7,8 @@ the same folder makes what is missing.
 from __future__ import annotations
 
 import argparse
-import signal
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 
 from v2flow_engine.config import SOLVERS
 from v2flow_engine.guidance import SCHEDULES
@@ -135,6 +132,7 @@ def run(args: argparse.Namespace) -> int:
     job = check(args)
     from v2flow_engine.offline.cluster import quiet_output
     from v2flow_engine.offline.identity import KeySet
+    from v2flow_engine.offline.interrupts import listening
     from v2flow_engine.offline.run import JobRun, RayWishes
     from v2flow_engine.offline.sink import open_sink
 
@@ -143,29 +141,11 @@ def run(args: argparse.Namespace) -> int:
     )
     changed = job.survey.changed if args.force_new else KeySet()
     with ExitStack() as stack:
-        stack.enter_context(sigterm_as_interrupt())
+        interrupts = stack.enter_context(listening())
         stderr = stack.enter_context(quiet_output())
         with open_sink(
             job.out, job.output, job.identity, pictures=job.survey.pictures, changed=changed
         ) as sink:
-            run = JobRun(job, sink, wishes, args.max_errors, stderr)
+            run = JobRun(job, sink, wishes, args.max_errors, stderr, interrupts)
             run.make()
         return run.finish()
-
-
-@contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """Let a polite kill end a job as Ctrl-C does, its finished pictures kept."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

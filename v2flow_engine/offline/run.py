@@ -13,6 +13,7 @@ from v2flow_engine.errors import DataError, EngineDeadError, OutputError, Reques
 from v2flow_engine.files import told_as_output_error
 from v2flow_engine.generation.image_request import ImageRequest
 from v2flow_engine.offline.batches import unfinished
+from v2flow_engine.offline.interrupts import Interrupts
 from v2flow_engine.offline.live import LiveTable
 from v2flow_engine.offline.metrics import Metrics, earlier_runs
 from v2flow_engine.offline.planning import BadRow, Picture
@@ -51,10 +52,16 @@ class JobRun:
     """One run of a job. `make`, then, when the sink is closed, `finish`."""
 
     def __init__(
-        self, job: GenerateJob, sink: Sink, wishes: RayWishes, max_errors: int | None, stderr: TextIO
+        self,
+        job: GenerateJob,
+        sink: Sink,
+        wishes: RayWishes,
+        max_errors: int | None,
+        stderr: TextIO,
+        interrupts: Interrupts,
     ) -> None:
         self.job, self.sink, self.wishes, self.max_errors = job, sink, wishes, max_errors
-        self.stderr = stderr
+        self.stderr, self.interrupts = stderr, interrupts
         survey = job.survey
         self.metrics = Metrics(
             survey.pictures,
@@ -73,6 +80,7 @@ class JobRun:
         ):
             try:
                 for finished in self._stream(table, stack):
+                    self.interrupts.check()
                     picture = self.pictures.pop(finished.index, None)
                     if picture is None:
                         continue  # was there already, and made again for its batch's sake
