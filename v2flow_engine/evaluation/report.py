@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from v2flow_engine.cores import usable_cores
+
 
 def machine(device: str = "cpu") -> dict[str, Any]:
     """What numbers were measured on: processor, cores that may be used, memory in GiB, device, versions."""
@@ -21,7 +23,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     on_gpu = torch.device(device).type == "cuda"
     return {
         "cpu": cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "memory_gib": _memory_gib(),
         "device": torch.cuda.get_device_name(torch.device(device)) if on_gpu else "cpu",
         "torch": torch.__version__,

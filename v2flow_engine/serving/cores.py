@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 
+from v2flow_engine.cores import usable_cores
+
 VARIABLE = "OMP_NUM_THREADS"
 STAGES = 2
 
@@ -31,11 +33,4 @@ def share_cores() -> None:
     import torch
 
     if not os.environ.get(VARIABLE) and not torch.cuda.is_available():
-        torch.set_num_threads(max(1, _usable_cores() // STAGES))
-
-
-def _usable_cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        return os.cpu_count() or 1
+        torch.set_num_threads(max(1, usable_cores() // STAGES))

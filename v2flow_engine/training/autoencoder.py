@@ -1,7 +1,7 @@
 """Trains the autoencoder: pictures -> latents -> pictures.
 
-Loss: L1 plus squared error of the pixels. A little noise on the latents makes the decoder forgiving of what a flow
-will not get exactly right. Knows nothing of tokens.
+Loss: L1 plus squared error of the pixels, or PSNR, which weighs every picture alike however hard it is. A little noise
+on the latents makes the decoder forgiving of what a flow will not get exactly right. Knows nothing of tokens.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from v2flow_engine.training.sheets import save_sheet
 class AutoencoderConfig:
     """model: AutoencoderDC's keyword arguments. latent_noise: noise on the latents, in standard deviations.
 
+    squared_weight, psnr_weight: what the mean squared error and the mean PSNR, in dB, weigh in the loss beside L1.
+
     keep_channels: leave the latent channels of the model to start from exactly as they are, and train the decoder and
         the channels that this config has more, so that codes made of the old ones stay valid.
     """
@@ -40,6 +42,7 @@ class AutoencoderConfig:
     loop: LoopConfig
     latent_noise: float = 0.05
     squared_weight: float = 2.0
+    psnr_weight: float = 0.0
     keep_channels: bool = False
 
 
@@ -124,7 +127,7 @@ class AutoencoderStage(Stage):
         return {"spread": self.spread}
 
     def loss(self, part: BatchPart) -> dict[str, torch.Tensor]:
-        """L1 + squared_weight * MSE of some pictures, and their mean PSNR in dB."""
+        """L1 + squared_weight * MSE - psnr_weight * PSNR of some pictures, and their mean PSNR in dB."""
         pixels = self.train[part.chosen].batch(part.indices, self.device)
         latents = self.net.encode(pixels)
         self.spread.add(latents.detach().float())
@@ -132,7 +135,8 @@ class AutoencoderStage(Stage):
         scale = self.config.latent_noise * self.spread.deviation
         rebuilt = self.net.decode(latents + (scale * noise).to(latents.dtype)).float()
         loss = F.l1_loss(rebuilt, pixels) + self.config.squared_weight * F.mse_loss(rebuilt, pixels)
-        return {"loss": loss, "psnr": psnr(rebuilt.detach(), pixels).mean()}
+        decibels = psnr(rebuilt, pixels).mean()
+        return {"loss": loss - self.config.psnr_weight * decibels, "psnr": decibels.detach()}
 
     def after_step(self, step: int, ranks: Ranks) -> dict[str, torch.Tensor]:
         """Measure the spread of the whole batch's latents, for the next step's noise; put kept channels back."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from v2flow_engine.checkpoint import ModelFolder, open_model
+from v2flow_engine.cores import usable_cores
 from v2flow_engine.errors import DataError, RequestError
 from v2flow_engine.files import told_as_output_error
 from v2flow_engine.fitting import FITS, parse_color
@@ -89,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MINUTES",
         help="how long a process waits for another, which may be encoding or evaluating, before it gives up",
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="threads that read shards")
+    parser.add_argument("--workers", type=int, default=usable_cores(), help="threads that read shards")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,9 +1,9 @@
 """`v2flow data emoji`: arguments -> packages fetched or copied -> a dataset folder. Prints what it does."""
 
 import argparse
-import os
 from pathlib import Path
 
+from v2flow_engine.cores import usable_cores
 from v2flow_engine.errors import DataError, OutputError
 from v2flow_engine.training.emoji.catalogue import read_labels
 from v2flow_engine.training.emoji.compose import SIZES
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (%(default)s)"
+        "--workers", type=int, default=usable_cores(), metavar="N", help="processes (%(default)s)"
     )
     parser.add_argument(
         "--shard-size",
