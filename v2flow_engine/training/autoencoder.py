@@ -27,6 +27,8 @@ from v2flow_engine.training.pictures import Pictures, psnr
 from v2flow_engine.training.ranks import Ranks
 from v2flow_engine.training.sheets import save_sheet
 
+LEAST_ERROR = 1e-7  # squared, of pixels in [-1, 1]: 76 dB
+
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
@@ -135,8 +137,10 @@ class AutoencoderStage(Stage):
         scale = self.config.latent_noise * self.spread.deviation
         rebuilt = self.net.decode(latents + (scale * noise).to(latents.dtype)).float()
         loss = F.l1_loss(rebuilt, pixels) + self.config.squared_weight * F.mse_loss(rebuilt, pixels)
-        decibels = psnr(rebuilt, pixels).mean()
-        return {"loss": loss - self.config.psnr_weight * decibels, "psnr": decibels.detach()}
+        # bounded: a blank picture that is rebuilt exactly has an infinite PSNR, and a slope that is no number
+        error = (rebuilt.clamp(-1, 1) - pixels).square().mean((1, 2, 3)) + LEAST_ERROR
+        loss = loss - self.config.psnr_weight * 10 * torch.log10(4 / error).mean()
+        return {"loss": loss, "psnr": psnr(rebuilt.detach(), pixels).mean()}
 
     def after_step(self, step: int, ranks: Ranks) -> dict[str, torch.Tensor]:
         """Measure the spread of the whole batch's latents, for the next step's noise; put kept channels back."""
