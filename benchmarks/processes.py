@@ -12,9 +12,7 @@ def started_by(pid: int, word: str) -> list[psutil.Process]:
     found = []
     with contextlib.suppress(psutil.NoSuchProcess):
         for process in psutil.Process(pid).children(recursive=True):
-            with contextlib.suppress(
-                psutil.Error
-            ):  # it may have ended meanwhile; a zombie has no command line
+            with contextlib.suppress(psutil.Error):  # it may have ended; a zombie has no command line
                 if word in " ".join(process.cmdline()):
                     found.append(process)
     return found

@@ -50,9 +50,13 @@ class Pictures:
         return chosen.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def psnr(pictures: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """PSNR in dB of each of two batches of pixels (B, 3, H, W) in [-1, 1], the first one clamped: (B,)."""
-    return 10 * torch.log10(4.0 / (pictures.float().clamp(-1, 1) - truth).square().mean((1, 2, 3)))
+def psnr(pictures: torch.Tensor, truth: torch.Tensor, least_error: float = 0.0) -> torch.Tensor:
+    """PSNR in dB of each of two batches of pixels (B, 3, H, W) in [-1, 1], the first one clamped: (B,).
+
+    least_error is added to each squared error, so that equal pictures have a finite PSNR and slope.
+    """
+    error = (pictures.float().clamp(-1, 1) - truth).square().mean((1, 2, 3))
+    return 10 * torch.log10(4.0 / (error + least_error))
 
 
 def load_pictures(
