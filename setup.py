@@ -32,6 +32,7 @@ setup(
             "**/*.css",
             "**/*.html",
             "**/*.txt",
+            "**/*.tsv",
             "serving/playground/*",
         ]
     },

@@ -61,6 +61,10 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
         "v2flow_engine.evaluation.generation_command",
         "do pictures show what prompts say?",
     ),
+    ("eval", "words"): (
+        "v2flow_engine.evaluation.words_command",
+        "do pictures show what prompts mean in words that no caption had?",
+    ),
     ("eval", "reconstruction"): (
         "v2flow_engine.evaluation.reconstruction_command",
         "PSNR and SSIM of autoencoder and tokenizer, codebook usage",

@@ -56,6 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which to ask for: what the model was trained to draw; judged against all (%(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of choice and pictures (%(default)s)")
+    add_generation_options(parser)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write sheets: generated, reference")
+
+
+def add_generation_options(parser: argparse.ArgumentParser) -> None:
+    """Declare `PARAMETERS`, each None where it is not given."""
     parser.add_argument("--guidance", dest="guidance_scale", type=float, metavar="G", help="of the LLM")
     parser.add_argument(
         "--guidance-schedule",
@@ -70,7 +76,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--decoder-temperature", type=float, metavar="T", help="of the decoder's noise")
     parser.add_argument("--solver", choices=SOLVERS, help="of the decoder's velocity field")
     parser.add_argument("--size", metavar="WxH", help="what is not given is the model's own default")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write sheets: generated, reference")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -98,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     asked = choose_depictions(artwork, "train", args.prompts - held_out, args.seed, labels, counts)
     asked += choose_depictions(artwork, "heldout_combination", held_out, args.seed, labels, counts)
     pictures, timing = generate(args.model, [each.prompt for each in asked], args.seed, overrides)
-    _say("judging")
+    say("judging")
     judge = Judge(artwork)
     verdicts = judge.judge(pictures, asked)
     calibration = calibrate(judge, asked, args.seed)
@@ -120,19 +125,19 @@ def judged_counts(size: str) -> Sequence[int]:
 
 
 def generate(
-    model: str, prompts: Sequence[str], seed: int, overrides: dict[str, Any]
+    model: str, prompts: Sequence[str], seed: int, overrides: dict[str, Any], samples: int = 1
 ) -> tuple[list[np.ndarray], dict[str, Any]]:
-    """Prompts -> pictures (H, W, 3) uint8, and with what and how fast they were made."""
+    """Prompts -> `samples` pictures (H, W, 3) uint8 of each, and with what and how fast they were made."""
     import numpy as np
 
     from v2flow_engine.generation.pipeline import Pipeline, default_device
 
-    _say(f"loading {model}")
+    say(f"loading {model}")
     start = time.perf_counter()
     with Pipeline.from_pretrained(model) as pipeline:
         loaded = time.perf_counter()
-        _say(f"generating {len(prompts)} pictures")
-        made = pipeline.generate(list(prompts), n=1, seed=seed, **overrides)
+        say(f"generating {len(prompts) * samples} pictures")
+        made = pipeline.generate(list(prompts), n=samples, seed=seed, **overrides)
         seconds = time.perf_counter() - loaded
     timing = {
         "parameters": made[0].parameters,
@@ -214,5 +219,6 @@ def _findings(judge: Judge, verdict: Verdict) -> list[str]:
     return [f"{emoji} ({verdict.similarity:.2f})", f"read: {verdict.count} on {verdict.background}"]
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Tell progress, on standard error."""
     print(line, file=sys.stderr, flush=True)

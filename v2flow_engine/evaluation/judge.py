@@ -82,19 +82,24 @@ class Judge:
             groups[each.style, each.count].append(index)
         nearness: dict[int, tuple[int, str, float]] = {}
         for (style, count), indices in groups.items():
-            references = self._references(style, count)
+            references = self.references(style, count)
             rgb = np.array([PALETTE[asked[index].background] for index in indices])
             for index, row in zip(indices, references.similarity(thumbs[indices], rgb), strict=True):
-                nearness[index] = _place(row, references.hexcodes, asked[index].hexcode)
+                nearness[index] = place(row, references.hexcodes, asked[index].hexcode)
         return [nearness[index] for index in range(len(asked))]
 
-    def _references(self, style: str, count: int) -> ReferenceSet:
+    def references(self, style: str, count: int) -> ReferenceSet:
+        """The references of a style with so many copies, made at the first call."""
         if (style, count) not in self._reference_sets:
             self._reference_sets[style, count] = ReferenceSet.build(self.artwork, style, count)
         return self._reference_sets[style, count]
 
 
-def _place(similarity: np.ndarray, hexcodes: list[str], right: str) -> tuple[int, str, float]:
+def place(similarity: np.ndarray, hexcodes: list[str], right: str) -> tuple[int, str, float]:
+    """(how many others are as near as the right one or nearer, nearest hex code, similarity to the right one).
+
+    similarity: (E,) to the emoji of `hexcodes`, one of which is `right`.
+    """
     own = similarity[hexcodes.index(right)]
     rank = int((similarity >= own - _TIE).sum()) - 1
     return rank, hexcodes[int(similarity.argmax())], float(own)

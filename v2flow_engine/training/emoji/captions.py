@@ -4,7 +4,8 @@ Pure and quick: training writes a new caption for every epoch. Does not know pic
 """
 
 import random
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 from v2flow_engine.training.emoji.words import is_plural, plural, spoken_label, with_article
 
@@ -31,6 +32,8 @@ _BACKGROUNDS: tuple[str, ...] = (
     "against a {} background", "with a {} background", "{} background", "in front of a {} background",
 )  # fmt: skip
 _BACKGROUND_TAGS: tuple[str, ...] = ("{} background", "background {}", "on {}")
+
+_TIMES: tuple[str, ...] = ("{0} x{1}", "{1}x {0}", "{0}, {1} times")
 
 _STYLE_SAID = 0.8
 _BACKGROUND_SAID = 0.85
@@ -73,6 +76,25 @@ def write_caption(
     if draw < 0.26:
         return _times(rng, noun, extra, said_style, said_background, count)
     return _sentence(rng, noun, extra, said_style, said_background, count)
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text in lower case, split at whatever is no letter: "T-shirts x2" -> t, shirts, x."""
+    return re.findall(r"[^\W\d_]+", text.lower())
+
+
+def caption_words(subjects: Iterable[tuple[str, Sequence[str]]], backgrounds: Iterable[str]) -> frozenset[str]:
+    """Every word that a caption of these subjects (label, tags) on these backgrounds can have, as `words_of` it.
+
+    Each is there in the plural too, whether or not a caption says it so.
+    """
+    texts = [text for label, tags in subjects for text in (label, spoken_label(label), *tags)]
+    texts += [plural(text) for text in texts]
+    texts += [*backgrounds, *_BACKGROUNDS, *_BACKGROUND_TAGS, *_TIMES, *COUNT_WORDS.values(), "a", "an"]
+    for forms in (_COUNT_PREFIXES, _STYLE_OBJECTS, _STYLE_SUFFIXES):
+        texts += [*map(str, forms), *(text for each in forms.values() for text in each)]
+    words = {word for text in texts for word in words_of(text)}
+    return frozenset(words | {plural(word) for word in words})
 
 
 def _subject(rng: random.Random, label: str, tags: Sequence[str]) -> tuple[str, str | None]:
@@ -133,8 +155,7 @@ def _times(
     """A bare noun with a multiplier: "flat red apple x3 on blue"."""
     phrase = f"{style} {noun}" if style is not None else noun
     if count > 1:
-        form = rng.choice(("{0} x{1}", "{1}x {0}", "{0}, {1} times"))
-        phrase = form.format(phrase, count)
+        phrase = rng.choice(_TIMES).format(phrase, count)
     if extra is not None:
         phrase = f"{phrase}, {extra}"
     if background is None:
