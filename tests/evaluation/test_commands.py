@@ -1,4 +1,4 @@
-"""Both commands as a user runs them, on a tiny model and tiny packages: the last line and the sheets."""
+"""The commands as a user runs them, on a tiny model and tiny packages: the last line and the sheets."""
 
 import json
 from pathlib import Path
@@ -83,6 +83,51 @@ def test_generation(
     assert sorted(path.name for path in out.iterdir()) == ["generation.html", "generation.png"]
 
 
+def test_words(
+    model: Path,
+    tiny_packages: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out, prompts = tmp_path / "sheets", tmp_path / "prompts.tsv"
+    lines = ["a gala\tred apple\tsynonym", "une pomme\tred apple\tlanguage", "a droid\trobot\tsynonym"]
+    prompts.write_text("\n".join(["prompt\tlabel\tkind", *lines]) + "\n")
+    command = ["eval", "words", "--model", str(model), "--packages", str(tiny_packages), "--emoji", "all"]
+    options = ["--prompts", str(prompts), "--samples", "2", "--seed", "4", "--rounds", "1", "--out", str(out)]
+    assert cli.main([*command, *options]) == 0
+    captured = capsys.readouterr().out
+    found = document(captured)
+    for part in ("top1", "top5", "top1_of_all", "top5_of_all"):
+        assert 0 <= found[f"unseen_{part}"] <= 1
+        assert 0 <= found[f"seen_{part}"] <= 1
+    setup = found["setup"]
+    assert found["chance_top1"] == 1 / setup["candidates"]
+    assert found["chance_top5_of_all"] == 5 / setup["all_emoji"]
+    numbers = {kind: part["n"] for kind, part in found["parts"].items()}
+    drawn = numbers.pop("references")
+    assert numbers == {"synonym": 4, "language": 2, "label": 4}
+    assert drawn == 6  # two labels in three styles
+    assert (setup["prompts"], setup["labels"], setup["samples"], setup["seed"]) == (3, 2, 2, 4)
+    assert setup["parameters"]["rounds"] == 1
+    assert sorted(path.name for path in out.iterdir()) == ["words.html", "words.png"]
+    table = [line.split("  ")[0] for line in captured.splitlines()]
+    assert {"unseen words", "seen words: the labels", "chance", "judge on references"} <= set(table)
+
+
+def test_words_that_captions_have_are_refused(
+    model: Path,
+    tiny_packages: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    prompts = tmp_path / "prompts.tsv"
+    prompts.write_text("prompt\tlabel\tkind\ntwo teeth\ttooth\tsynonym\n")
+    command = ["eval", "words", "--model", str(model), "--packages", str(tiny_packages), "--emoji", "all"]
+    assert cli.main([*command, "--prompts", str(prompts)]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "prompts.tsv, line 2: captions have 'two', 'teeth' of 'two teeth'; expected words" in last
+
+
 def test_reconstruction(
     model: Path,
     tiny_packages: Path,  # noqa: F811
@@ -116,6 +161,11 @@ def test_reconstruction(
         (["generation", "--packages", "nowhere"], "nowhere does not exist"),
         (["generation", "--guidance", "-1"], "guidance_scale must be a number from 0"),
         (["generation", "--size", "70x70"], "size '70x70'"),
+        (["words", "--model", "nobody"], "no model 'nobody'"),
+        (["words", "--samples", "0"], "--samples must be at least 1, got 0"),
+        (["words", "--prompts", "nowhere.tsv"], "the prompts nowhere.tsv cannot be read"),
+        (["words", "--packages", "nowhere"], "nowhere does not exist"),
+        (["words", "--top-k", "-1"], "top_k must be a whole number from 0"),
         (["reconstruction", "--rounds", "0"], "rounds must be a whole number from 1"),
         (["reconstruction", "--model", "nobody"], "no model 'nobody'"),
         (["reconstruction", "--emoji", "nowhere.txt"], "expected all, common or a readable file"),

@@ -123,7 +123,7 @@ def controls(questions: Sequence[Question]) -> list[Question]:
 
 
 def references_of(artwork: Artwork, emoji: Sequence[Emoji]) -> tuple[list[np.ndarray], list[str]]:
-    """True pictures of each different emoji in each of its styles, on the palette's colours in turn; their hex codes."""
+    """True pictures of each emoji in each of its styles, on the palette's colours in turn; their hex codes."""
     from v2flow_engine.training.emoji.compose import PALETTE
 
     drawn = [(each.hexcode, style) for each in dict.fromkeys(emoji) for style in each.styles]

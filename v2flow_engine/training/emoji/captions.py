@@ -83,7 +83,9 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"[^\W\d_]+", text.lower())
 
 
-def caption_words(subjects: Iterable[tuple[str, Sequence[str]]], backgrounds: Iterable[str]) -> frozenset[str]:
+def caption_words(
+    subjects: Iterable[tuple[str, Sequence[str]]], backgrounds: Iterable[str]
+) -> frozenset[str]:
     """Every word that a caption of these subjects (label, tags) on these backgrounds can have, as `words_of` it.
 
     Each is there in the plural too, whether or not a caption says it so.
