@@ -42,6 +42,15 @@ def test_wide_pictures_and_a_page_of_another_name(tmp_path: Path) -> None:
     assert (pixels == (255, 0, 0)).all(axis=-1).sum() == 16 * 48
 
 
+def test_accents_stay_on_the_page_and_are_left_out_of_the_png(tmp_path: Path) -> None:
+    accented, plain = (
+        write_sheet(tmp_path, name, "t", ["one"], {"some": [Row([RED], [line])]})
+        for name, line in (("accented", "corazón"), ("plain", "corazon"))
+    )
+    assert accented[0].read_bytes() == plain[0].read_bytes()
+    assert "corazón" in accented[1].read_text(encoding="utf-8")
+
+
 def test_a_folder_that_is_gone_is_named(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="nowhere"):
         write_sheet(tmp_path / "nowhere", "sheet", "title", ["one"], {"some": [Row([RED], ["x"])]})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import html
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,10 +108,15 @@ def _draw_row(
     left, top = corner
     for index, picture in enumerate(row.pictures):
         sheet.paste(Image.fromarray(picture), (left + index * (cell[0] + 2), top))
-    for index, line in enumerate(row.lines):
+    for index, line in enumerate(map(_without_accents, row.lines)):
         while line and draw.textlength(line, font=font) > width:
             line = line[:-1]
         draw.text((left, top + cell[1] + index * _LINE), line, fill=(60, 60, 60), font=font)
+
+
+def _without_accents(line: str) -> str:
+    """ "corazón" -> "corazon": the font of the PNG draws accented letters as boxes."""
+    return "".join(each for each in unicodedata.normalize("NFD", line) if not unicodedata.combining(each))
 
 
 def _html_row(row: Row) -> str:
