@@ -12,6 +12,9 @@ from v2flow_engine.errors import ModelFolderError
 ARCHITECTURES = {"llama": "V2FlowLlamaForCausalLM", "phi3": "V2FlowPhi3ForCausalLM"}
 """model_type of the base LLM -> the architecture that vLLM runs it as."""
 
+BESIDE_TOKENIZER = ("special_tokens_map.json", "chat_template.jinja")
+"""What a checkpoint may have beside tokenizer.json and tokenizer_config.json that belongs to its text tokenizer."""
+
 
 def longest_sequence(llm_config: dict[str, Any], source: str = "llm/config.json") -> int:
     """The most tokens of a sequence, prompt and image together.

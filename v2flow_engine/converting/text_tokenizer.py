@@ -13,9 +13,8 @@ from tokenizers import AddedToken, Tokenizer
 
 from v2flow_engine.config import load_json
 from v2flow_engine.errors import ModelFolderError
+from v2flow_engine.llm_config import BESIDE_TOKENIZER
 from v2flow_engine.vocabulary import VisualVocabulary
-
-COPIED = ("special_tokens_map.json", "chat_template.jinja")
 
 
 def control_tokens(vocabulary: VisualVocabulary) -> dict[str, int]:
@@ -53,7 +52,7 @@ def extend_tokenizer(base: Path, vocabulary: VisualVocabulary, out: Path) -> Non
         if isinstance(known := values.get("added_tokens_decoder"), dict):
             values["added_tokens_decoder"] = known | added
         (out / settings.name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    for name in COPIED:
+    for name in BESIDE_TOKENIZER:
         if (base / name).is_file():
             (out / name).write_bytes((base / name).read_bytes())
 

@@ -72,6 +72,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vae", type=Path, help="folder of a trained autoencoder (tokenizer, llm)")
     parser.add_argument("--tokenizer", type=Path, help="folder of a trained visual tokenizer (llm)")
     parser.add_argument("--init", metavar="NAME|DIR", help="start from this model's weights")
+    parser.add_argument(
+        "--llm",
+        type=Path,
+        metavar="DIR",
+        help="llm: start from this LLM, which v2flow convert llm --base gave visual tokens",
+    )
     parser.add_argument("--name", default="v2flow-emoji", help="name of the model folder that llm assembles")
     parser.add_argument(
         "--model-config", type=Path, default=DEFAULTS / "model.yaml", help="its default generation parameters"
@@ -107,6 +113,8 @@ def run(args: argparse.Namespace) -> int:
     }
     with told_as_output_error(args.out):
         args.out.mkdir(parents=True, exist_ok=True)
+    if args.llm is not None and args.subcommand != "llm":
+        raise RequestError(f"--llm goes with v2flow train llm, not with {args.subcommand}")
     started = time.perf_counter()
     stage, loop, settings = build[args.subcommand](args, ranks)
     parameters = sum(p.numel() for p in stage.net.parameters())
@@ -131,6 +139,7 @@ def _identity(args: argparse.Namespace, settings: dict[str, Any], stage: Stage) 
         "settings": settings | {"loop": loop},
         "limit": args.limit,
         "init": args.init,
+        "llm": None if args.llm is None else str(args.llm),
         "pictures": stage.counts,
         **_sizing(args).describe(),
     }
@@ -210,9 +219,14 @@ def _build_llm(args: argparse.Namespace, ranks: Ranks) -> Built:
 
     config, values = _settings(args, LlmTraining)
     vae, tokenizer = _required(args, "vae"), _required(args, "tokenizer")
+    base = None if args.llm is None else _required(args, "llm")
+    if base is not None and args.init is not None:
+        raise RequestError("--llm and --init do not go together: both say what to start from")
+    if base is None and config.start != "pretrained":
+        raise RequestError(f"start={config.start} says what is kept of a base LLM: it needs --llm DIR")
     training, heldout = _pictures(args, ranks)
     return (
-        build_llm_stage(config, training, heldout, vae, tokenizer, ranks, _init(args)),
+        build_llm_stage(config, training, heldout, vae, tokenizer, ranks, _init(args), base),
         config.loop,
         values,
     )

@@ -2,11 +2,13 @@
 
 Sequences are `BOS text image_start size | visual tokens | image_end`; in one of ten every text id is the null id, which
 is what the unconditional stream of guidance sees. The text rows of the embedding stay as they are: they are the space
-that the visual tokenizer mixes. Knows nothing of pixels but for its sample sheet.
+that the visual tokenizer mixes. It starts from nothing, from a model folder, or from a pretrained LLM that `convert llm
+--base` gave visual tokens. Knows nothing of pixels but for its sample sheet.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +24,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from v2flow_engine.checkpoint import load_state
 from v2flow_engine.errors import DataError, ModelFolderError
 from v2flow_engine.generation.two_pass import generate_two_pass
-from v2flow_engine.llm_config import ARCHITECTURES
+from v2flow_engine.llm_config import ARCHITECTURES, BESIDE_TOKENIZER
 from v2flow_engine.training.batches import BatchPart, spread
 from v2flow_engine.training.loop import LoopConfig, Stage
+from v2flow_engine.training.lora import LoraSettings, add_adapters, merged_weights
 from v2flow_engine.training.vocabulary_surgery import fill_embedding, write_llm_config
 from v2flow_engine.vocabulary import VisualVocabulary
+
+STARTS = ("pretrained", "random_rows", "random")
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,9 @@ class LlmTraining:
     caption_variants: wordings drawn per picture. drop_prompt: share of prompts that become null ids.
     drop_visual: up to this share of an image's visual input ids become null ids (the share is drawn per image), so
         that the model must look at the prompt where it would else go on from the tokens before.
+    start: what is kept of a base LLM: "pretrained", all; "random_rows", all but the visual rows, which are drawn anew
+        in the codebook's norm; "random", its shape and its text tokenizer. The others are there to compare with.
+    lora: train adapters and the rows of control and visual tokens, in place of all weights but the text rows.
     """
 
     model: dict[str, Any]
@@ -46,6 +54,12 @@ class LlmTraining:
     drop_prompt: float = 0.1
     drop_visual: float = 0.0
     guidance_scale: float = 3.0
+    start: str = "pretrained"
+    lora: LoraSettings | None = None
+
+    def __post_init__(self) -> None:
+        if self.start not in STARTS:
+            raise DataError(f"start must be one of {', '.join(STARTS)}, got {self.start!r}")
 
 
 @dataclass(frozen=True)
@@ -68,6 +82,8 @@ class LlmStage(Stage):
     """LLM training on cached codes, in one set for each size of picture.
 
     init: an llm/ folder with the same vocabulary to start from instead of random weights.
+    base: an llm/ folder of `convert llm --base`, whose shape, vocabulary and text tokenizer are the result's, too; the
+        config's `model`, `text_vocab_size` and the text embedding then say nothing.
     """
 
     def __init__(
@@ -76,12 +92,13 @@ class LlmStage(Stage):
         train: Sequence[Captioned],
         heldout: Sequence[Captioned],
         vocabulary: VisualVocabulary,
-        text_embedding: torch.Tensor,
+        text_embedding: torch.Tensor | None,
         codebook: torch.Tensor,
         text_tokenizer: Tokenizer,
         device: torch.device,
         show: Callable[[Sequence[torch.Tensor], Path], None],
         init: Path | None = None,
+        base: Path | None = None,
     ) -> None:
         torch.manual_seed(config.loop.seed)
         self.config, self.vocabulary, self.text_tokenizer, self.device = (
@@ -91,20 +108,43 @@ class LlmStage(Stage):
             device,
         )
         self.train, self.heldout = [t.to(device) for t in train], [h.to(device) for h in heldout]
-        self.show = show
-        self.net = AutoModelForCausalLM.from_config(self._llm_config(), dtype=torch.float32).to(device)
-        embedding = self.net.get_input_embeddings()
-        if init is None:
-            fill_embedding(embedding, text_embedding, codebook, vocabulary)
+        self.show, self.base = show, base
+        if base is not None:
+            self.net = self._from_base(base)
         else:
-            trained = AutoModelForCausalLM.from_pretrained(init, dtype=torch.float32, local_files_only=True)
-            if trained.config.model_type != self.net.config.model_type:
-                raise ModelFolderError(
-                    f"{init}: model_type {trained.config.model_type}, expected {self.net.config.model_type} "
-                    "as in the training's config; v2flow convert llm --arch changes it"
-                )
-            load_state(self.net, trained.state_dict(), str(init))
-        embedding.weight.register_hook(self._freeze_text_rows)
+            self.net = AutoModelForCausalLM.from_config(self._llm_config(), dtype=torch.float32)
+            if init is None:
+                fill_embedding(self.net.get_input_embeddings(), text_embedding, codebook, vocabulary)
+            else:
+                self._load(init)
+        if config.lora is not None:
+            add_adapters(self.net, config.lora)
+        self.net.to(device)
+        for rows in embedding_and_head(self.net):
+            rows.requires_grad_(True)
+            rows.register_hook(self._freeze_text_rows)
+
+    def _load(self, init: Path) -> None:
+        trained = AutoModelForCausalLM.from_pretrained(init, dtype=torch.float32, local_files_only=True)
+        if trained.config.model_type != self.net.config.model_type:
+            raise ModelFolderError(
+                f"{init}: model_type {trained.config.model_type}, expected {self.net.config.model_type} "
+                "as in the training's config; v2flow convert llm --arch changes it"
+            )
+        load_state(self.net, trained.state_dict(), str(init))
+
+    @torch.no_grad()
+    def _from_base(self, base: Path) -> nn.Module:
+        if self.config.start == "random":
+            shape = AutoConfig.from_pretrained(base, local_files_only=True)
+            return AutoModelForCausalLM.from_config(shape, dtype=torch.float32)
+        net = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
+        if self.config.start == "random_rows":
+            for rows in embedding_and_head(net):
+                visual = rows[self.vocabulary.visual_offset :]
+                drawn = F.normalize(torch.randn_like(visual), dim=-1)
+                visual.copy_(drawn * visual.norm(dim=-1, keepdim=True))
+        return net
 
     def _llm_config(self) -> PreTrainedConfig:
         vocabulary = self.vocabulary
@@ -129,12 +169,13 @@ class LlmStage(Stage):
         return gradient
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """As usual, but the embedding does not decay: its text rows must not move."""
-        embedding = self.net.get_input_embeddings().weight
-        others = [p for p in self.net.parameters() if p is not embedding]
+        """As usual, but embedding and head do not decay: their text rows must not move."""
+        rows = embedding_and_head(self.net)
+        kept = {id(weight) for weight in rows}
+        others = [p for p in self.net.parameters() if p.requires_grad and id(p) not in kept]
         return [
             {"params": [p for p in others if p.ndim >= 2], "weight_decay": weight_decay},
-            {"params": [embedding, *(p for p in others if p.ndim < 2)], "weight_decay": 0.0},
+            {"params": [*rows, *(p for p in others if p.ndim < 2)], "weight_decay": 0.0},
         ]
 
     def compile(self) -> None:
@@ -206,15 +247,28 @@ class LlmStage(Stage):
         """RUN/llm in float32: what transformers and vLLM load."""
         folder = run_dir / "llm"
         folder.mkdir(exist_ok=True)
-        weights = {k: v.contiguous() for k, v in ema.state_dict().items() if k != "lm_head.weight"}
+        weights = {k: v.contiguous() for k, v in merged_weights(ema).items()}
+        if ema.config.tie_word_embeddings:
+            weights.pop("lm_head.weight", None)
         save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
         write_llm_config(
             ema.config.to_diff_dict() | {"model_type": ema.config.model_type}, self.vocabulary, folder
         )
+        if self.base is not None:
+            for name in ("tokenizer.json", "tokenizer_config.json", *BESIDE_TOKENIZER):
+                if (self.base / name).is_file():
+                    shutil.copyfile(self.base / name, folder / name)
+            return
         self.text_tokenizer.save(str(folder / "tokenizer.json"))
         (folder / "tokenizer_config.json").write_text(
             '{"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "pad_token": "<pad>"}\n'
         )
+
+
+def embedding_and_head(net: nn.Module) -> list[nn.Parameter]:
+    """The weights of a transformers model with a row for each id: one where they are tied, else two."""
+    pair = (net.get_input_embeddings().weight, net.get_output_embeddings().weight)
+    return list({id(weight): weight for weight in pair}.values())
 
 
 def visual_token_loss(

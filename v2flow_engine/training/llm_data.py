@@ -11,12 +11,15 @@ import torch
 from tokenizers import Tokenizer
 
 from v2flow_engine.checkpoint import ModelFolder, load_weights, open_model, read_visual_tokenizer
+from v2flow_engine.config import Grid, load_json
 from v2flow_engine.decoding.decoder import Decoder
 from v2flow_engine.decoding.request import DecodeRequest
 from v2flow_engine.errors import DataError
 from v2flow_engine.generation.image_tokenizer import to_pixels
+from v2flow_engine.llm_config import longest_sequence
 from v2flow_engine.models.vae import Autoencoder
 from v2flow_engine.models.visual_tokenizer import VisualTokenizer
+from v2flow_engine.prompts import PromptEncoder
 from v2flow_engine.training.latents import cached_latents, encode_codes
 from v2flow_engine.training.llm import Captioned, LlmStage, LlmTraining
 from v2flow_engine.training.pictures import Pictures
@@ -25,6 +28,7 @@ from v2flow_engine.training.sheets import save_sheet
 from v2flow_engine.training.text import BOS, caption_of, prompt_ids, train_text_tokenizer
 from v2flow_engine.training.visual_tokenizer import random_text_embedding
 from v2flow_engine.training.vocabulary_surgery import lay_out_vocabulary
+from v2flow_engine.vocabulary import VisualVocabulary
 
 TOKENIZER_CAPTIONS = 60_000
 
@@ -51,33 +55,40 @@ def build_llm_stage(
     tokenizer_dir: Path,
     ranks: Ranks,
     init: ModelFolder | None = None,
+    base: Path | None = None,
 ) -> LlmStage:
-    """Encode all pictures, word their captions, train the text tokenizer (or take init's), lay out the vocabulary."""
+    """Encode all pictures, word their captions, train the text tokenizer (or take init's), lay out the vocabulary.
+
+    base: an llm/ folder of `convert llm --base`, which brings text tokenizer and vocabulary. Raises `DataError` for
+    parts that do not fit one another.
+    """
     device = ranks.device
     autoencoder = Autoencoder.from_folder(vae_dir, device)
     tokenizer = load_trained_tokenizer(tokenizer_dir, device)
     shape = tokenizer.config
-    if shape.text_vocab_size not in (None, config.text_vocab_size):
-        raise DataError(
-            f"{tokenizer_dir}: the tokenizer mixes {shape.text_vocab_size} text rows; the LLM's config has "
-            f"{config.text_vocab_size}"
-        )
     decoder = Decoder(tokenizer, autoencoder)
     sizes = {pictures.size: None for pictures in (*training, *heldout)}
     grids = {size: decoder.grid_of(size) for size in sizes}
-    vocabulary = lay_out_vocabulary(config.text_vocab_size, 0, shape.codebook_size, grids)
-
-    if init is not None:
-        if init.vocabulary != vocabulary:
-            raise DataError(f"{init.path}: its vocabulary is not the one that this training lays out")
-        text_tokenizer = init.prompt_encoder.tokenizer
+    if base is not None:
+        vocabulary, text_tokenizer = _of_base(base, grids, shape.codebook_size)
     else:
-        rng = random.Random(config.loop.seed)
-        records = [record for pictures in training for record in pictures.records]
-        captions = [caption_of(rng.choice(records), rng) for _ in range(TOKENIZER_CAPTIONS)]
-        trained = ranks.once(lambda: train_text_tokenizer(captions, config.text_vocab_size).to_str())
-        text_tokenizer = Tokenizer.from_str(trained)
-    assert text_tokenizer.token_to_id(BOS) == vocabulary.bos_id
+        vocabulary = lay_out_vocabulary(config.text_vocab_size, 0, shape.codebook_size, grids)
+        if init is not None:
+            if init.vocabulary != vocabulary:
+                raise DataError(f"{init.path}: its vocabulary is not the one that this training lays out")
+            text_tokenizer = init.prompt_encoder.tokenizer
+        else:
+            rng = random.Random(config.loop.seed)
+            records = [record for pictures in training for record in pictures.records]
+            captions = [caption_of(rng.choice(records), rng) for _ in range(TOKENIZER_CAPTIONS)]
+            trained = ranks.once(lambda: train_text_tokenizer(captions, config.text_vocab_size).to_str())
+            text_tokenizer = Tokenizer.from_str(trained)
+        assert text_tokenizer.token_to_id(BOS) == vocabulary.bos_id
+    if shape.text_vocab_size not in (None, vocabulary.text_vocab_size):
+        raise DataError(
+            f"{tokenizer_dir}: the tokenizer mixes {shape.text_vocab_size} text rows; the LLM has "
+            f"{vocabulary.text_vocab_size}"
+        )
 
     def captioned(sets: Sequence[Pictures], variants: int) -> list[Captioned]:
         made = []
@@ -107,17 +118,36 @@ def build_llm_stage(
 
     # A tokenizer without a vocabulary says nothing of text rows: the LLM gets random ones.
     text = tokenizer.vocabulary
-    if text is None:
+    if text is None and base is None:
         text = random_text_embedding(config.text_vocab_size, shape.code_dim, config.loop.seed)
     return LlmStage(
         config,
         captioned(training, config.caption_variants),
         captioned(heldout, 1),
         vocabulary,
-        text.cpu(),
+        None if text is None else text.cpu(),
         tokenizer.quantizer.codebook.cpu(),
         text_tokenizer,
         device,
         show,
         init.llm_dir if init is not None else None,
+        base,
     )
+
+
+def _of_base(base: Path, grids: dict[str, Grid], codebook_size: int) -> tuple[VisualVocabulary, Tokenizer]:
+    """Vocabulary and text tokenizer of an llm/ folder. Raises `DataError` where it lacks a size or has other codes."""
+    vocabulary = VisualVocabulary.from_llm_config(load_json(base / "config.json"), str(base / "config.json"))
+    if vocabulary.codebook_size != codebook_size:
+        raise DataError(
+            f"{base}: has {vocabulary.codebook_size} visual tokens, and the visual tokenizer {codebook_size} codes"
+        )
+    for size, grid in grids.items():
+        if vocabulary.grids.get(size) != list(grid):
+            raise DataError(
+                f"{base}: the data has pictures of {size}, {grid[0]} x {grid[1]} visual tokens, and the LLM has "
+                f"{vocabulary.grids}; v2flow convert llm --size names its sizes"
+            )
+    return vocabulary, PromptEncoder(
+        base, vocabulary, longest_sequence(load_json(base / "config.json"))
+    ).tokenizer

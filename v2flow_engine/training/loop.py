@@ -201,7 +201,9 @@ def _step(
 
 @torch.no_grad()
 def _update_ema(ema: nn.Module, net: nn.Module, decay: float) -> None:
-    averages, values = list(ema.parameters()), list(net.parameters())
+    # What is frozen is in the average already.
+    pairs = [pair for pair in zip(ema.parameters(), net.parameters(), strict=True) if pair[1].requires_grad]
+    averages, values = zip(*pairs, strict=True)
     torch._foreach_lerp_(averages, values, 1 - decay)
     for average, value in zip(ema.buffers(), net.buffers(), strict=True):
         average.copy_(value)

@@ -1,0 +1,132 @@
+"""`v2flow train llm --llm`: an LLM that got visual tokens is trained, whole or by adapters, and keeps its text rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from tests.shaped_llm import SHAPES, build_plain_llm
+from tests.training.test_training import command
+from tests.training.tiny_run import write_configs, write_squares
+from v2flow_engine.checkpoint import open_model
+from v2flow_engine.cli import main
+
+SIZES = ["--size", "64x64", "64x32"]
+UNTIED = next(name for name, shape in SHAPES.items() if not shape.get("tie_word_embeddings", False))
+LORA = ["--set", "lora.rank=4", "--set", "lora.alpha=8"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data, a trained autoencoder and tokenizer, and two LLMs with visual tokens: tied/ and untied/."""
+    root = tmp_path_factory.mktemp("pretrained")
+    write_configs(root)
+    write_squares(root / "data")
+    write_squares(root / "wide", train=12, heldout=4, width=64, height=32)
+    assert main(command(root, "vae", "vae")) == 0
+    model = ["--set", "model.text_vocab_size=null", "--set", "model.code_dim=128"]
+    assert main(command(root, "tokenizer", "tokenizer", *model)) == 0
+    for name, tied in (("tied", True), ("untied", False)):
+        build_plain_llm(root / f"{name}-base", **SHAPES[UNTIED] | {"tie_word_embeddings": tied})
+        assert main(convert(root, name, *SIZES)) == 0
+    return root
+
+
+def convert(root: Path, name: str, *sizes: str) -> list[str]:
+    tokenizer = ["--visual-tokenizer", str(root / "runs" / "tokenizer" / "visual_tokenizer")]
+    base = ["--base", str(root / f"{name.split('-')[0]}-base")]
+    return ["convert", "llm", *base, *tokenizer, "--out", str(root / name), *sizes]
+
+
+def trained(root: Path, name: str, out: str, *extra: str) -> dict[str, torch.Tensor]:
+    assert main(command(root, "llm", out, "--llm", str(root / name), *extra)) == 0
+    return load_file(str(root / "runs" / out / "llm" / "model.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["tied", "untied"])
+@pytest.mark.parametrize("lora", [False, True])
+def test_text_rows_stay_and_the_rest_learns(root: Path, name: str, lora: bool) -> None:
+    after = trained(root, name, f"{name}-{lora}", *(LORA if lora else []))
+    before = load_file(str(root / name / "model.safetensors"))
+    assert after.keys() == before.keys()
+    folder = open_model(root / "runs" / f"{name}-{lora}" / "squares")
+    text = folder.vocabulary.text_vocab_size
+    rows = ["model.embed_tokens.weight", *([] if name == "tied" else ["lm_head.weight"])]
+    for key in rows:
+        assert torch.equal(after[key][:text], before[key][:text].float())
+        assert not torch.equal(after[key][text:], before[key][text:].float())
+    moved = {key for key in before if key not in rows and not torch.equal(after[key], before[key].float())}
+    projections = {key for key in before if key.endswith("_proj.weight")}
+    assert moved == projections if lora else moved >= projections
+    assert folder.grids == {"64x64": (4, 4), "64x32": (2, 4)}
+    assert (folder.llm_dir / "tokenizer.json").read_bytes() == (root / name / "tokenizer.json").read_bytes()
+
+
+def test_what_is_exported_computes_what_was_trained(root: Path) -> None:
+    """Adapters merged into the weights give the logits that the last evaluation was of."""
+    trained(root, "tied", "merged", *LORA)
+    lines = [json.loads(line) for line in (root / "runs/merged/metrics.jsonl").read_text().splitlines()]
+    reported = next(line for line in lines if "heldout_loss" in line)["heldout_loss"]
+    # One step without a learning rate from the exported folder: its evaluation is of the exported weights.
+    again = ["--set", "loop.steps=1", "--set", "loop.learning_rate=0.0"]
+    assert main(command(root, "llm", "merged-again", "--llm", str(root / "runs/merged/llm"), *again)) == 0
+    lines = [json.loads(line) for line in (root / "runs/merged-again/metrics.jsonl").read_text().splitlines()]
+    assert next(line for line in lines if "heldout_loss" in line)["heldout_loss"] == pytest.approx(
+        reported, rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("start", ["random_rows", "random"])
+def test_starts_to_compare_with(root: Path, start: str) -> None:
+    """With no learning rate what comes out is what it started from."""
+    kept = ["--set", f"start={start}", "--set", "loop.learning_rate=0.0", "--set", "loop.steps=1"]
+    after = trained(root, "tied", start, *kept)
+    before = load_file(str(root / "tied" / "model.safetensors"))
+    offset = open_model(root / "runs" / start / "squares").vocabulary.visual_offset
+    rows, old = after.pop("model.embed_tokens.weight"), before.pop("model.embed_tokens.weight").float()
+    same = {key for key in before if torch.equal(after[key], before[key].float())}
+    if start == "random_rows":
+        assert same == set(before) and torch.equal(rows[:offset], old[:offset])
+        torch.testing.assert_close(rows[offset:].norm(dim=-1), old[offset:].norm(dim=-1))
+        assert (torch.cosine_similarity(rows[offset:], old[offset:]).abs() < 0.6).all()
+    else:
+        assert all(key.endswith("norm.weight") for key in same) and not torch.equal(rows, old)
+
+
+def test_transformers_loads_it(root: Path) -> None:
+    trained(root, "untied", "loads", "--set", "loop.steps=1")
+    _, info = AutoModelForCausalLM.from_pretrained(root / "runs/loads/llm", output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+
+
+@pytest.mark.parametrize(
+    ("llm", "extra", "message"),
+    [
+        ("nowhere", [], "--llm DIR"),
+        ("tied-base", [], "no 'v2flow' block"),
+        ("tied", ["--init", "v2flow-emoji"], "do not go together"),
+        ("tied", ["--set", "start=half"], "pretrained, random_rows, random"),
+        ("tied", ["--set", "lora.rank=0"], "at least 1"),
+        (None, ["--set", "start=random"], "--llm DIR"),
+    ],
+)
+def test_bad_input_is_one_line(
+    root: Path, llm: str | None, extra: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [] if llm is None else ["--llm", str(root / llm)]
+    assert main(command(root, "llm", "bad", *given, *extra)) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+
+
+def test_sizes_that_the_llm_lacks_are_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(convert(root, "tied-square", "--size", "64x64")) == 0
+    assert main(command(root, "llm", "bad", "--llm", str(root / "tied-square"))) == 2
+    assert "pictures of 64x32" in capsys.readouterr().err
+    assert main([*command(root, "vae", "bad"), "--llm", str(root / "tied")]) == 2
+    assert "not with vae" in capsys.readouterr().err
