@@ -243,12 +243,20 @@ class ModelFolder(TokenizerFolder):
         """The LLM's own text rows, (V, D_llm) float32: where mixtures over its vocabulary live."""
         if (self.path / "visual_tokenizer" / "vocabulary.safetensors").is_file():
             return super().load_text_embedding()
-        rows = self.visual_tokenizer_config.text_vocab_size
-        for path in sorted(self.llm_dir.glob("*.safetensors")):
-            with safe_open(str(path), framework="pt") as weights:
-                if "model.embed_tokens.weight" in weights.keys():  # noqa: SIM118 (safe_open is no mapping)
-                    return weights.get_slice("model.embed_tokens.weight")[:rows].float()
-        raise ModelFolderError(f"{self.llm_dir}: no safetensors file holds model.embed_tokens.weight")
+        return load_text_rows(self.llm_dir, self.visual_tokenizer_config.text_vocab_size)
+
+
+def load_text_rows(llm_dir: Path, rows: int | None = None) -> torch.Tensor:
+    """The first rows of an LLM's embedding, (V, D_llm) float32. None: of an LLM with visual tokens its text rows, of
+    another one all. Raises `ModelFolderError`.
+    """
+    if rows is None and "v2flow" in (config := load_json(llm_dir / "config.json")):
+        rows = VisualVocabulary.from_llm_config(config, str(llm_dir / "config.json")).text_vocab_size
+    for path in sorted(llm_dir.glob("*.safetensors")):
+        with safe_open(str(path), framework="pt") as weights:
+            if "model.embed_tokens.weight" in weights.keys():  # noqa: SIM118 (safe_open is no mapping)
+                return weights.get_slice("model.embed_tokens.weight")[:rows].float()
+    raise ModelFolderError(f"{llm_dir}: no safetensors file holds model.embed_tokens.weight")
 
 
 def _read_configs(path: Path, parts: Sequence[str]) -> tuple[ModelConfig, VisualTokenizerConfig]:

@@ -45,6 +45,10 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
         "train the visual tokenizer and its flow decoder",
     ),
     ("train", "llm"): ("v2flow_engine.training.command", "train the LLM that writes visual tokens"),
+    ("train", "vocabulary"): (
+        "v2flow_engine.training.command",
+        "move a trained tokenizer's codes into another LLM's vocabulary space",
+    ),
     ("train", "features"): (
         "v2flow_engine.training.command",
         "train the network whose features FID compares",

@@ -155,7 +155,9 @@ class VisualTokenizerConfig:
     latent_grid is the (h, w) of the largest image's latents; smaller images take its upper left part. Every
     `patch_size`^2 latents form one latent position, every `downsample`^2 one visual token. `text_vocab_size` None means
     no LLM vocabulary: the resampler then writes features of `code_dim` directly. `readout_norm` and `resampler_local`:
-    see `models.resampler.Resampler`; the reference has neither.
+    see `models.resampler.Resampler`. `readout_gain` is for vocabularies too large for a readout of their own: the
+    resampler writes a query in LLM space, and its products with the centred text rows are the logits, scaled to this
+    standard deviation over the vocabulary. The reference has none of the three.
     """
 
     latent_grid: tuple[int, int]
@@ -177,6 +179,7 @@ class VisualTokenizerConfig:
     downsample: int = 1
     readout_norm: bool = False
     resampler_local: bool = False
+    readout_gain: float | None = None
     flow: FlowConfig = field(default_factory=FlowConfig)
 
     @property
@@ -228,6 +231,11 @@ class VisualTokenizerConfig:
                 raise ModelFolderError(f"latent_grid {self.latent_grid} is not divisible by {name} {factor}")
         if self.width % self.num_heads:
             raise ModelFolderError(f"width {self.width} is not divisible by num_heads {self.num_heads}")
+        if self.readout_gain is not None and (self.text_vocab_size is None or self.readout_gain <= 0):
+            raise ModelFolderError(
+                f"readout_gain must be above 0 and needs a text_vocab_size, got {self.readout_gain} and "
+                f"{self.text_vocab_size}"
+            )
 
 
 @dataclass(frozen=True)

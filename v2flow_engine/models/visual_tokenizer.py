@@ -19,6 +19,8 @@ from v2flow_engine.models.quantizer import CosineQuantizer
 from v2flow_engine.models.resampler import Resampler, mlp
 from v2flow_engine.models.velocity import RegressionHead, VelocityNet
 
+MIXED_AT_ONCE = 1024  # tokens
+
 
 class VisualTokenizer(nn.Module):
     """Resampler, quantizer, projector, masked transformer and velocity net of one config.
@@ -29,10 +31,11 @@ class VisualTokenizer(nn.Module):
     def __init__(self, config: VisualTokenizerConfig) -> None:
         super().__init__()
         self.config = config
+        own_readout = config.text_vocab_size is not None and config.readout_gain is None
         self.resampler = Resampler(
             config.latent_channels,
             config.resampler_hidden,
-            config.text_vocab_size or config.code_dim,
+            config.text_vocab_size if own_readout else config.code_dim,
             config.resampler_depth,
             config.resampler_mlp_depth,
             config.downsample,
@@ -59,6 +62,7 @@ class VisualTokenizer(nn.Module):
             )
         )
         self.register_buffer("vocabulary", None, persistent=False)
+        self.register_buffer("vocabulary_products", None, persistent=False)
 
     def set_vocabulary(self, text_embedding: torch.Tensor) -> None:
         """Give the LLM's text rows (V, D_llm). Raises `ModelFolderError` if their shape is not the config's."""
@@ -68,6 +72,9 @@ class VisualTokenizer(nn.Module):
                 f"the text embedding has shape {tuple(text_embedding.shape)}, expected {expected}"
             )
         self.vocabulary = text_embedding
+        if self.config.readout_gain is not None:
+            self.vocabulary = text_embedding - text_embedding.mean(dim=0)
+            self.vocabulary_products = self.vocabulary.t() @ self.vocabulary / len(self.vocabulary)
 
     def llm_space(
         self, latents: torch.Tensor, gumbel_noise: float = 0.0, uniform: torch.Tensor | None = None
@@ -78,10 +85,27 @@ class VisualTokenizer(nn.Module):
         given scale is added to the logits (1 is the Gumbel-softmax), made from `uniform` (B, S, V) in [0, 1). Without
         one, the resampler's features.
         """
-        logits = self.resampler(latents)
+        readout = self.resampler(latents)
         if self.config.text_vocab_size is None:
-            return logits
-        return self.mix(self.soft_tokens(logits, gumbel_noise, uniform))
+            return readout
+        if self.config.readout_gain is None:
+            return self.mix(self.soft_tokens(readout, gumbel_noise, uniform))
+        queries = self.queries(readout)
+        if torch.is_grad_enabled() or uniform is not None:
+            return self.mix(self.soft_tokens(self.logits(queries), gumbel_noise, uniform))
+        # A large vocabulary's weights of all tokens at once may not fit.
+        parts = queries.flatten(0, 1).split(MIXED_AT_ONCE)
+        mixed = torch.cat([self.mix(self.soft_tokens(self.logits(part))) for part in parts])
+        return mixed.unflatten(0, queries.shape[:2])
+
+    def queries(self, readout: torch.Tensor) -> torch.Tensor:
+        """The readout (..., D_llm) of a model with `readout_gain`, scaled so that its logits have that deviation."""
+        variance = ((readout @ self._rows(self.vocabulary_products)) * readout).sum(dim=-1, keepdim=True)
+        return readout * (self.config.readout_gain * variance.clamp_min(1e-12).rsqrt())
+
+    def logits(self, queries: torch.Tensor) -> torch.Tensor:
+        """queries (..., D_llm) -> logits of the text rows (..., V)."""
+        return queries @ self._rows(self.vocabulary).t()
 
     def soft_tokens(
         self, logits: torch.Tensor, gumbel_noise: float = 0.0, uniform: torch.Tensor | None = None
@@ -93,10 +117,15 @@ class VisualTokenizer(nn.Module):
         return logits.softmax(dim=-1)
 
     def mix(self, soft_tokens: torch.Tensor) -> torch.Tensor:
-        """Weights (B, S, V) -> the mixture of the text rows, (B, S, D_llm). Raises without a vocabulary."""
-        if self.vocabulary is None:
+        """Weights (..., V) -> the mixture of the text rows, (..., D_llm). Raises without a vocabulary."""
+        rows = self._rows(self.vocabulary)
+        return soft_tokens.to(rows.dtype) @ rows
+
+    @staticmethod
+    def _rows(buffer: torch.Tensor | None) -> torch.Tensor:
+        if buffer is None:
             raise ModelFolderError("encoding needs the LLM's text embedding: call set_vocabulary first")
-        return soft_tokens.to(self.vocabulary.dtype) @ self.vocabulary
+        return buffer
 
     def encode(self, latents: torch.Tensor) -> torch.Tensor:
         """latents (B, C, h, w), scaled -> codes (B, S) int64, in raster order."""

@@ -1,4 +1,4 @@
-"""`v2flow train vae|tokenizer|llm|features`: arguments -> data -> stage -> loop."""
+"""`v2flow train vae|tokenizer|vocabulary|llm|features`: arguments -> data -> stage -> loop."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from v2flow_engine.training.ranks import Ranks, join, leave
 from v2flow_engine.training.settings import DEFAULTS, load_settings
 from v2flow_engine.training.sizing import Sizing
 
-HELP = "train the autoencoder, the visual tokenizer, the LLM or the feature network of FID"
+HELP = "train the autoencoder, the visual tokenizer (or only its vocabulary), the LLM or the feature network of FID"
 HELDOUT = ("heldout_combination", "heldout_emoji")
 Built = tuple[Stage, Any, dict[str, Any]]
 
@@ -76,7 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--llm",
         type=Path,
         metavar="DIR",
-        help="llm: start from this LLM, which v2flow convert llm --base gave visual tokens",
+        help="llm: start from this LLM, which v2flow convert llm --base gave visual tokens; vocabulary: the checkpoint "
+        "whose text rows the codes are to be mixtures of",
     )
     parser.add_argument("--name", default="v2flow-emoji", help="name of the model folder that llm assembles")
     parser.add_argument(
@@ -108,13 +109,14 @@ def run(args: argparse.Namespace) -> int:
     build: dict[str, Callable[[argparse.Namespace, Ranks], Built]] = {
         "vae": _build_autoencoder,
         "tokenizer": _build_tokenizer,
+        "vocabulary": _build_vocabulary,
         "llm": _build_llm,
         "features": _build_features,
     }
     with told_as_output_error(args.out):
         args.out.mkdir(parents=True, exist_ok=True)
-    if args.llm is not None and args.subcommand != "llm":
-        raise RequestError(f"--llm goes with v2flow train llm, not with {args.subcommand}")
+    if args.llm is not None and args.subcommand not in ("llm", "vocabulary"):
+        raise RequestError(f"--llm goes with v2flow train llm and vocabulary, not with {args.subcommand}")
     started = time.perf_counter()
     stage, loop, settings = build[args.subcommand](args, ranks)
     parameters = sum(p.numel() for p in stage.net.parameters())
@@ -211,6 +213,23 @@ def _build_tokenizer(args: argparse.Namespace, ranks: Ranks) -> Built:
         config.loop,
         values,
     )
+
+
+def _build_vocabulary(args: argparse.Namespace, ranks: Ranks) -> Built:
+    from v2flow_engine.checkpoint import load_text_rows
+    from v2flow_engine.training.latents import cached_latents
+    from v2flow_engine.training.transplant import TransplantStage, TransplantTraining
+
+    config, values = _settings(args, TransplantTraining)
+    if args.init is None:
+        raise RequestError("v2flow train vocabulary needs --init MODEL, whose codes and decoder are kept")
+    init, text = open_model(args.init), load_text_rows(_required(args, "llm"))
+    vae = _required(args, "vae")
+    latents, heldout = (
+        [cached_latents(each, vae, ranks, config.loop.bf16) for each in pictures]
+        for pictures in _pictures(args, ranks)
+    )
+    return TransplantStage(config, latents, heldout, init, text, ranks.device), config.loop, values
 
 
 def _build_llm(args: argparse.Namespace, ranks: Ranks) -> Built:
