@@ -10,7 +10,7 @@ from unittest import SkipTest
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis.errors import Unsatisfiable
 from openai import OpenAI
 from schemathesis import GenerationMode
@@ -44,6 +44,9 @@ def test_the_document_is_true(live: Live, mode: GenerationMode) -> None:
         @given(case=operation.as_strategy(generation_mode=mode))
         @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
         def holds(case: schemathesis.Case) -> None:
+            if case.media_type == "multipart/form-data" and isinstance(case.body, dict):
+                # A form cannot say an empty array: the field is not sent, and what is may be valid.
+                assume(not any(value == [] for value in case.body.values()))
             case.call_and_validate(checks=CHECKED, timeout=WAIT)
 
         try:
