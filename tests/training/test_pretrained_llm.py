@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.shaped_llm import SHAPES, build_plain_llm
 from tests.training.test_training import command
-from tests.training.tiny_run import write_configs, write_squares
+from tests.training.tiny_run import write_all
 from v2flow_engine.checkpoint import open_model
 from v2flow_engine.cli import main
 
@@ -25,9 +25,7 @@ LORA = ["--set", "lora.rank=4", "--set", "lora.alpha=8"]
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data, a trained autoencoder and tokenizer, and two LLMs with visual tokens: tied/ and untied/."""
     root = tmp_path_factory.mktemp("pretrained")
-    write_configs(root)
-    write_squares(root / "data")
-    write_squares(root / "wide", train=12, heldout=4, width=64, height=32)
+    write_all(root)
     assert main(command(root, "vae", "vae")) == 0
     model = ["--set", "model.text_vocab_size=null", "--set", "model.code_dim=128"]
     assert main(command(root, "tokenizer", "tokenizer", *model)) == 0

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.ports import free_ports
-from tests.training.tiny_run import write_configs, write_squares
+from tests.training.tiny_run import write_all
 from v2flow_engine.cli import main
 from v2flow_engine.errors import DataError, RequestError
 from v2flow_engine.training import loop
@@ -78,9 +78,7 @@ def assert_same_run(ours: Path, theirs: Path, stage: str) -> None:
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which one process has trained all three stages, and a copy of its autoencoder without latents."""
     root = tmp_path_factory.mktemp("ranks")
-    write_configs(root)
-    write_squares(root / "data")
-    write_squares(root / "wide", train=12, heldout=4, width=64, height=32)
+    write_all(root)
     for stage in STAGES:
         assert main(command(root, stage, f"one-{stage}")) == 0
     shutil.copytree(root / "one-vae" / "vae", root / "copied-vae" / "vae")

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM, Phi3ForCausalLM
 
-from tests.training.tiny_run import write_configs, write_squares
+from tests.training.tiny_run import write_all
 from v2flow_engine.checkpoint import open_model
 from v2flow_engine.cli import main
 from v2flow_engine.config import parse_size
@@ -44,9 +44,7 @@ def command(root: Path, stage: str, out: str, *extra: str) -> list[str]:
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which all three stages have been trained."""
     root = tmp_path_factory.mktemp("training")
-    write_configs(root)
-    write_squares(root / "data")
-    write_squares(root / "wide", train=12, heldout=4, width=64, height=32)
+    write_all(root)
     for stage in ("vae", "tokenizer", "llm"):
         assert main(command(root, stage, stage)) == 0
     return root

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from tests.shaped_llm import SHAPES, build_plain_llm
 from tests.training.test_training import command
-from tests.training.tiny_run import LOOP, write_configs, write_squares
+from tests.training.tiny_run import LOOP, write_all
 from v2flow_engine.checkpoint import open_model, read_visual_tokenizer
 from v2flow_engine.cli import main
 from v2flow_engine.training.llm_data import load_trained_tokenizer
@@ -21,9 +21,7 @@ from v2flow_engine.training.llm_data import load_trained_tokenizer
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of coloured squares in runs/llm/squares, a plain LLM in plain/, the codes moved in runs/moved."""
     root = tmp_path_factory.mktemp("transplant")
-    write_configs(root)
-    write_squares(root / "data")
-    write_squares(root / "wide", train=12, heldout=4, width=64, height=32)
+    write_all(root)
     for stage in ("vae", "tokenizer", "llm"):
         assert main(command(root, stage, stage)) == 0
     build_plain_llm(root / "plain", **SHAPES["llama-2"])

@@ -42,6 +42,13 @@ def write_squares(
     return folder
 
 
+def write_all(root: Path) -> None:
+    """Configs, square pictures in data/ and wide ones in wide/: what a training of several sizes needs."""
+    write_configs(root)
+    write_squares(root / "data")
+    write_squares(root / "wide", train=12, heldout=4, width=64, height=32)
+
+
 def write_configs(folder: Path) -> Path:
     """vae.yaml, tokenizer.yaml and llm.yaml."""
     model = {k: v for k, v in tiny_autoencoder().config.items() if not k.startswith("_")}

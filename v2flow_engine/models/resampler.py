@@ -134,5 +134,9 @@ class Resampler(nn.Module):
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         """latents (B, C, h, w) -> (B, S, out_features), tokens in raster order."""
+        return self.readout(self.features(latents))
+
+    def features(self, latents: torch.Tensor) -> torch.Tensor:
+        """latents (B, C, h, w) -> what the readout is given, (B, S, hidden)."""
         maps = self.s2(F.silu(self.pool(self.s1(latents))))
-        return self.readout(self.norm(rearrange(maps, "b d h w -> b (h w) d")))
+        return self.norm(rearrange(maps, "b d h w -> b (h w) d"))

@@ -85,7 +85,12 @@ class VisualTokenizer(nn.Module):
         given scale is added to the logits (1 is the Gumbel-softmax), made from `uniform` (B, S, V) in [0, 1). Without
         one, the resampler's features.
         """
-        readout = self.resampler(latents)
+        return self.vectors(self.resampler(latents), gumbel_noise, uniform)
+
+    def vectors(
+        self, readout: torch.Tensor, gumbel_noise: float = 0.0, uniform: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The resampler's output (B, S, out_features) -> vectors (B, S, D_llm); noise as in `llm_space`."""
         if self.config.text_vocab_size is None:
             return readout
         if self.config.readout_gain is None:

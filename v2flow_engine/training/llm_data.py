@@ -137,7 +137,9 @@ def build_llm_stage(
 
 def _of_base(base: Path, grids: dict[str, Grid], codebook_size: int) -> tuple[VisualVocabulary, Tokenizer]:
     """Vocabulary and text tokenizer of an llm/ folder. Raises `DataError` where it lacks a size or has other codes."""
-    vocabulary = VisualVocabulary.from_llm_config(load_json(base / "config.json"), str(base / "config.json"))
+    source = base / "config.json"
+    config = load_json(source)
+    vocabulary = VisualVocabulary.from_llm_config(config, str(source))
     if vocabulary.codebook_size != codebook_size:
         raise DataError(
             f"{base}: has {vocabulary.codebook_size} visual tokens, and the visual tokenizer {codebook_size} codes"
@@ -148,6 +150,4 @@ def _of_base(base: Path, grids: dict[str, Grid], codebook_size: int) -> tuple[Vi
                 f"{base}: the data has pictures of {size}, {grid[0]} x {grid[1]} visual tokens, and the LLM has "
                 f"{vocabulary.grids}; v2flow convert llm --size names its sizes"
             )
-    return vocabulary, PromptEncoder(
-        base, vocabulary, longest_sequence(load_json(base / "config.json"))
-    ).tokenizer
+    return vocabulary, PromptEncoder(base, vocabulary, longest_sequence(config, str(source))).tokenizer

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from safetensors.torch import save_file
 from torch import nn
 
@@ -178,9 +177,9 @@ class TransplantStage(Stage):
     def _features(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """latents (B, C, h, w) -> what the readout is given (B S, hidden), and the trained model's codes (B S)."""
         resampler = self.trained.resampler
-        maps = resampler.s2(F.silu(resampler.pool(resampler.s1(latents))))
-        features = resampler.norm(rearrange(maps, "b d h w -> (b h w) d"))
-        return features, self.trained.encode(latents).flatten()
+        features = resampler.features(latents)
+        codes = self.trained.quantizer.assign(self.trained.vectors(resampler.readout(features)))
+        return features.flatten(0, 1), codes.flatten()
 
     def _vectors(self, net: nn.Module, features: torch.Tensor, warm: bool) -> torch.Tensor:
         """features (n, hidden) -> vectors in LLM space (n, D_llm)."""
