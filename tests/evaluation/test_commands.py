@@ -114,18 +114,29 @@ def test_words(
     assert {"unseen words", "seen words: the labels", "chance", "judge on references"} <= set(table)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "label", "words"),
+    [
+        ("two teeth", "tooth", "'two', 'teeth'"),
+        ("an android", "robot", "'android'"),  # of the wordings' table
+        ("ein Wort", "robot", "'wort'"),  # of a label in another language
+    ],
+)
 def test_words_that_captions_have_are_refused(
     model: Path,
     tiny_packages: Path,  # noqa: F811
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    prompt: str,
+    label: str,
+    words: str,
 ) -> None:
     prompts = tmp_path / "prompts.tsv"
-    prompts.write_text("prompt\tlabel\tkind\ntwo teeth\ttooth\tsynonym\n")
+    prompts.write_text(f"prompt\tlabel\tkind\n{prompt}\t{label}\tsynonym\n")
     command = ["eval", "words", "--model", str(model), "--packages", str(tiny_packages), "--emoji", "all"]
     assert cli.main([*command, "--prompts", str(prompts)]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert "prompts.tsv, line 2: captions have 'two', 'teeth' of 'two teeth'; expected words" in last
+    assert f"prompts.tsv, line 2: captions have {words} of {prompt!r}; expected words" in last
 
 
 def test_reconstruction(

@@ -24,6 +24,7 @@ from v2flow_engine.training.emoji.captions import (
 )
 from v2flow_engine.training.emoji.catalogue import STYLES, read_labels
 from v2flow_engine.training.emoji.compose import COUNTS, PALETTE
+from v2flow_engine.training.emoji.wordings import read_wordings
 
 Subjects = list[tuple[str, tuple[str, ...]]]
 HEADER = "prompt\tlabel\tkind\n"
@@ -39,18 +40,20 @@ def subjects() -> Subjects:
 
 @pytest.fixture(scope="module")
 def vocabulary(subjects: Subjects) -> frozenset[str]:
-    """What captions of the common emoji may say."""
-    return caption_words(subjects, PALETTE)
+    """What captions of the common emoji may say, with their English wordings."""
+    wordings = read_wordings()
+    return caption_words(((label, (*tags, *wordings[label])) for label, tags in subjects), PALETTE)
 
 
 def test_the_vocabulary_has_every_word_of_captions(subjects: Subjects, vocabulary: frozenset[str]) -> None:
     assert {label for label, _ in subjects} == set(read_labels("common") or ())
-    rng = random.Random(0)
+    rng, wordings = random.Random(0), read_wordings()
     said: set[str] = set()
     for index in range(20_000):
         label, tags = subjects[index % len(subjects)]
         style, background, count = rng.choice(STYLES), rng.choice(list(PALETTE)), rng.choice(COUNTS)
-        caption = write_caption(rng, label=label, tags=tags, style=style, background=background, count=count)
+        facts = {"label": label, "tags": tags, "style": style, "background": background, "count": count}
+        caption = write_caption(rng, **facts, wordings=wordings[label])
         said.update(words_of(caption), words_of(canonical_caption(label, style, background, count)))
     assert said <= vocabulary
     assert len(said) > 500  # of singular and plural forms of some 700 words
@@ -65,6 +68,7 @@ def test_the_vocabulary_has_every_word_of_captions(subjects: Subjects, vocabular
         "jack",
         "puppy",
         "puppies",
+        "motorcar",
     } <= vocabulary
 
 
@@ -126,8 +130,9 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
     [
         ("a puppy", "dog face", "synonym", "captions have 'puppy'"),
         ("Dogs!", "dog face", "synonym", "captions have 'dogs'"),
+        ("a mutt", "dog face", "synonym", "captions have 'mutt'"),  # a wording
         ("a novel", "books", "synonym", "captions have 'novel'"),  # its plural is a tag
-        ("the animal that says moo", "cow face", "description", "captions have 'moo'"),
+        ("the animal that goes moo", "cow face", "description", "captions have 'moo'"),
         ("a pooch animal", "dog face", "synonym", "captions have 'animal'"),
         ("the animal", "dog face", "description", "has no word of its own"),
         ("what is it", "dog face", "synonym", "has no word of its own"),

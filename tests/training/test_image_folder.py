@@ -156,3 +156,10 @@ def test_only_the_llm_needs_captions() -> None:
     assert caption_of({"file_name": "a.png", "caption": "a cat"}, random.Random(0)) == "a cat"
     with pytest.raises(DataError, match=r"a\.png"):
         caption_of({"file_name": "a.png"}, random.Random(0))
+
+
+def test_a_record_may_carry_wordings() -> None:
+    facts = {"label": "robot", "tags": [], "style": "flat", "background": "teal", "count": 1}
+    rng = random.Random(0)
+    texts = [caption_of({**facts, "wordings": ["WALL-E"]}, rng) for _ in range(50)]
+    assert {"robot", "WALL-E"} == {word for text in texts for word in ("robot", "WALL-E") if word in text}

@@ -32,13 +32,18 @@ class Artwork:
         return compose(self.sprites[hexcode, style], PALETTE[background], count, PICTURE_SIZE)
 
 
+def packages_folder() -> Path:
+    """Where `load_artwork` keeps the packages."""
+    return cache_folder("emoji-packages")
+
+
 def load_artwork(packages: Path | None = None) -> Artwork:
     """The emoji sets, kept in the user's cache.
 
     packages: a folder that holds the tarballs, used in place of the network.
     Raises `DataError` and `OutputError`.
     """
-    folder = cache_folder("emoji-packages")
+    folder = packages_folder()
     if packages is None:
         fetch_packages(folder)
     else:

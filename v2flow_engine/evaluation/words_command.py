@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Read the prompts, generate, judge, report."""
     from v2flow_engine.checkpoint import open_model
-    from v2flow_engine.evaluation.artwork import load_artwork
+    from v2flow_engine.evaluation.artwork import load_artwork, packages_folder
     from v2flow_engine.evaluation.cache import make_folder
     from v2flow_engine.evaluation.identification import identify
     from v2flow_engine.evaluation.judge import Judge
@@ -72,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     from v2flow_engine.training.emoji.captions import caption_words
     from v2flow_engine.training.emoji.catalogue import read_labels, select
     from v2flow_engine.training.emoji.compose import PALETTE
+    from v2flow_engine.training.emoji.wordings import add_wordings
 
     if args.samples < 1:
         raise RequestError(f"--samples must be at least 1, got {args.samples}")
@@ -85,7 +86,9 @@ def run(args: argparse.Namespace) -> int:
     artwork = load_artwork(args.packages)
     emoji = artwork.emoji if labels is None else select(artwork.emoji, labels)
     by_label = {each.label: each for each in emoji}
-    vocabulary = caption_words(((each.label, each.tags) for each in emoji), PALETTE)
+    # Whether or not the model's captions had wordings: what none of them says is unseen by any model.
+    worded = add_wordings(emoji, packages_folder())
+    vocabulary = caption_words(((each.label, (*each.tags, *each.wordings)) for each in worded), PALETTE)
     check_unseen(questions, by_label, vocabulary)
 
     asked = [*questions, *controls(questions)]

@@ -32,7 +32,7 @@ def caption_of(record: dict[str, Any], rng: random.Random) -> str:
             )
         return record["caption"]
     fields = {key: record[key] for key in ("label", "tags", "style", "background", "count")}
-    return write_caption(rng, **fields)
+    return write_caption(rng, **fields, wordings=record.get("wordings", ()))
 
 
 def train_text_tokenizer(captions: Iterable[str], vocab_size: int) -> Tokenizer:

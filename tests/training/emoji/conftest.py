@@ -12,6 +12,7 @@ from PIL import Image
 
 from v2flow_engine.training.emoji import sources
 from v2flow_engine.training.emoji.splits import split_of
+from v2flow_engine.training.emoji.wordings import LANGUAGES
 
 LABELS = ["red apple", "robot", "face with tears of joy", "glasses", "orca", "tooth", "man: bald", "kite"]
 RED_DISC = '<circle cx="16" cy="16" r="12" fill="#ff0000"/>'
@@ -37,6 +38,11 @@ def captions() -> list[dict]:
     letter = {"label": "regional indicator A", "hexcode": "1F1E6"}
     hair = {"label": "red hair", "hexcode": "1F9B0", "group": 2}
     return [*entries, flag, copyright_sign, letter, hair]
+
+
+def foreign_captions(language: str) -> list[dict]:
+    """Entries whose labels are the English ones behind a word of the language."""
+    return [{"label": f"Wort-{language} {each['label']}", "hexcode": each["hexcode"]} for each in captions()]
 
 
 def icon_set(codes: list[str]) -> dict[str, bytes]:
@@ -75,7 +81,10 @@ def tiny_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     extra = ["1f3f4", "a9", f"{codes[0]}-1f3fb", "1f1e6", "1f9b0"]
     solid = webp_disc()
     contents = {
-        "captions": {"en/data.json": json.dumps(captions()).encode()},
+        "captions": {
+            "en/data.json": json.dumps(captions()).encode(),
+            **{f"{each}/data.json": json.dumps(foreign_captions(each)).encode() for each in LANGUAGES},
+        },
         "3d": {
             f"assets/{code.lower()}.webp": solid for code in (*codes[:-2], codes[-1], "1f3f4", "00a9-fe0f")
         },

@@ -1,5 +1,6 @@
 """Captions say what the picture shows, in many ways."""
 
+import hashlib
 import random
 import re
 
@@ -77,6 +78,43 @@ def test_tags_that_mean_something_else_here_are_not_used() -> None:
 def test_captions_vary_and_follow_the_seed() -> None:
     assert len(set(captions(number=500, count=2))) > 150
     assert captions(number=50) == captions(number=50)
+
+
+def test_captions_without_wordings_are_what_they_were_before_there_were_any() -> None:
+    rng = random.Random(0)
+    facts = {"label": "robot", "tags": ["machine", "metal"]}
+    texts = [
+        write_caption(rng, **facts, style=style, background=background, count=count)
+        for style in ("flat", "3d", "cartoon")
+        for background in ("orange", "teal", None)
+        for count in (1, 2, 3, 4)
+        for _ in range(100)
+    ]
+    digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
+    assert digest == "da8935fcb9e44b5dec8ddbc4ecd795c7a8469269dc27d9587ac1baa83b4ff27d"
+
+
+def test_a_share_of_the_captions_of_a_single_one_is_worded_freely() -> None:
+    wordings = ["WALL-E", "what Asimov wrote laws for"]
+    texts = captions(wordings=wordings)
+    worded = [text for text in texts if text.startswith(tuple(wordings))]
+    assert 0.37 < len(worded) / len(texts) < 0.43
+    assert 0.45 < share(worded, wordings[0]) < 0.55
+    assert share(worded, r"robot|machine|metal|\ba single|\bone\b") == 0.0
+    assert 0.75 < share(worded, r"\bflat\b") < 0.85
+    assert 0.8 < share(worded, r"\bteal\b") < 0.9
+    assert 0.01 < sum(text in wordings for text in worded) / len(worded) < 0.06
+    assert {
+        "WALL-E in flat style on a teal background",
+        "WALL-E, flat style, teal background",
+        "what Asimov wrote laws for, flat, on teal",
+    } <= set(worded)
+    rest = [text for text in texts if text not in worded]
+    assert share(rest, "robot|machine|metal") == 1.0 and share(rest, "WALL-E|Asimov") == 0.0
+
+
+def test_wordings_mean_one_thing_and_are_not_counted() -> None:
+    assert captions(wordings=["WALL-E"], count=3) == captions(count=3)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,14 @@ def contents(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in [*shard_paths(out), out / "dataset.json"]}
 
 
+def records_of(out: Path) -> list[dict]:
+    return [
+        json.loads(sample["json"])
+        for path in shard_paths(out)
+        for sample in webdataset.WebDataset(str(path), shardshuffle=False)
+    ]
+
+
 def test_shards_hold_what_they_say(tiny_packages: Path, tmp_path: Path) -> None:
     assert make(tmp_path / "out", tiny_packages, "--images", "100") == 0
     names = [path.name for path in shard_paths(tmp_path / "out")]
@@ -57,6 +65,27 @@ def test_shards_hold_what_they_say(tiny_packages: Path, tmp_path: Path) -> None:
     assert counts == {"train": 96, "heldout_combination": 2, "heldout_emoji": 2}
 
 
+def test_records_carry_wordings_on_request(tiny_packages: Path, tmp_path: Path) -> None:
+    plain, worded = tmp_path / "plain", tmp_path / "worded"
+    make(plain, tiny_packages, "--images", "200")
+    make(worded, tiny_packages, "--images", "200", "--wordings")
+    without, records = records_of(plain), records_of(worded)
+    assert not any("wordings" in record for record in without)
+    assert [record["hexcode"] for record in records] == [record["hexcode"] for record in without]
+    assert all(len(record["wordings"]) == 12 for record in records if record["label"] == "robot")
+    assert all("wordings" not in record for record in records if record["label"] == "orca")
+    freely = [r for r in records if r["caption"].startswith(tuple(r.get("wordings", [])) or ("-",))]
+    assert freely and all(record["count"] == 1 for record in freely)
+    assert [r["caption"] for r in records if r["count"] > 1] == [
+        r["caption"] for r in without if r["count"] > 1
+    ]
+    settings = [json.loads((out / "dataset.json").read_text())["settings"] for out in (plain, worded)]
+    assert settings == [{key: settings[1][key] for key in settings[1] if key != "wordings"}, settings[1]]
+    assert settings[1]["wordings"] is True
+    with pytest.raises(OutputError, match="another dataset"):
+        make(plain, tiny_packages, "--images", "200", "--wordings")
+
+
 def test_description(tiny_packages: Path, tmp_path: Path) -> None:
     make(tmp_path / "out", tiny_packages, "--images", "50", "--seed", "3")
     description = json.loads((tmp_path / "out" / "dataset.json").read_text())
@@ -81,11 +110,7 @@ def test_all_combinations_and_large_pictures(tiny_packages: Path, tmp_path: Path
 
 def test_random_backgrounds_are_exact_and_named_only_if_near(tiny_packages: Path, tmp_path: Path) -> None:
     make(tmp_path / "out", tiny_packages, "--images", "200", "--background", "random", "--shard-size", "500")
-    records = [
-        json.loads(sample["json"])
-        for path in shard_paths(tmp_path / "out")
-        for sample in webdataset.WebDataset(str(path), shardshuffle=False)
-    ]
+    records = records_of(tmp_path / "out")
     unnamed = [record for record in records if isinstance(record["background"], list)]
     assert 0 < len(unnamed) < len(records) == 200
     assert all(record["background"] == record["background_rgb"] for record in unnamed)

@@ -40,6 +40,10 @@ _BACKGROUND_SAID = 0.85
 _SINGLE_SAID = 0.2
 _TAG_ONLY = 0.12
 _TAG_ADDED = 0.22
+# Of the captions of a single thing that has wordings.
+_WORDING_SHARE = 0.4
+_WORDING_KEYWORDS = 0.25
+_PREPOSITIONS = ("in ", "as ", "on ", "against ", "with ")
 
 # Tags that would be taken for the background's colour or for the count.
 _NOT_NOUNS = frozenset({
@@ -62,13 +66,17 @@ def write_caption(
     style: str,
     background: str | Sequence[int] | None,
     count: int,
+    wordings: Sequence[str] = (),
 ) -> str:
     """A caption drawn at random from many forms; what it says is true, but style or colour may go unsaid.
 
     A count above one is always said. A background that is not a name ([r, g, b] or None) is never said.
+    wordings: phrases that mean one such thing; a share of the captions of a single one has one of them as its noun.
     """
     said_style = style if rng.random() < _STYLE_SAID else None
     said_background = background if isinstance(background, str) and rng.random() < _BACKGROUND_SAID else None
+    if wordings and count == 1 and rng.random() < _WORDING_SHARE:
+        return _worded(rng, rng.choice(wordings), said_style, said_background)
     noun, extra = _subject(rng, spoken_label(label), tags)
     draw = rng.random()
     if draw < 0.16:
@@ -88,7 +96,8 @@ def caption_words(
 ) -> frozenset[str]:
     """Every word that a caption of these subjects (label, tags) on these backgrounds can have, as `words_of` it.
 
-    Each is there in the plural too, whether or not a caption says it so.
+    Each is there in the plural too, whether or not a caption says it so. Where captions have wordings, pass them
+    as further tags.
     """
     texts = [text for label, tags in subjects for text in (label, spoken_label(label), *tags)]
     texts += [plural(text) for text in texts]
@@ -164,6 +173,19 @@ def _times(
         return phrase
     comma = "," if rng.random() < 0.5 else ""
     return f"{phrase}{comma} {_on(background, rng.choice(_BACKGROUNDS))}"
+
+
+def _worded(rng: random.Random, wording: str, style: str | None, background: str | None) -> str:
+    """A phrase as it is, and what it leaves open behind it: "a motorcar in flat style, blue background"."""
+    keywords = rng.random() < _WORDING_KEYWORDS
+    parts = []
+    if style is not None:
+        parts.append(style if keywords else rng.choice(_STYLE_SUFFIXES[style]))
+    if background is not None:
+        parts.append(_on(background, rng.choice(_BACKGROUND_TAGS if keywords else _BACKGROUNDS)))
+    for part in parts:
+        wording += f" {part}" if not keywords and part.startswith(_PREPOSITIONS) else f", {part}"
+    return wording
 
 
 def _count_prefix(rng: random.Random, count: int) -> str | None:

@@ -23,12 +23,16 @@ _COMPONENT_GROUPS = (None, 2)
 
 @dataclass(frozen=True)
 class Emoji:
-    """One emoji: `hexcode` is normalised, `label` and `tags` are English, `styles` in the order of STYLES."""
+    """One emoji: `hexcode` is normalised, `label` and `tags` are English, `styles` in the order of STYLES.
+
+    `wordings`: phrases in any language that captions may have in place of the label; none unless they are added.
+    """
 
     hexcode: str
     label: str
     tags: tuple[str, ...]
     styles: tuple[str, ...]
+    wordings: tuple[str, ...] = ()
 
 
 def normalise_hexcode(hexcode: str) -> str:

@@ -57,6 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="all|common|FILE",
         help="all, a list of common ones, or a file of labels, one a line (%(default)s)",
     )
+    parser.add_argument(
+        "--wordings",
+        action="store_true",
+        help="captions also have synonyms, descriptions and other languages in place of the English label",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the dataset that is there")
 
 
@@ -71,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         shard_size=args.shard_size,
         emoji=read_labels(args.emoji),
+        wordings=args.wordings,
     )
     if not args.overwrite and _is_finished(args.out, settings):
         print(f"{args.out} holds this dataset already; nothing to do")

@@ -24,6 +24,7 @@ from v2flow_engine.training.emoji.plan import Plan, plan_all, plan_random, shuff
 from v2flow_engine.training.emoji.shards import Shard, cut_into_shards, write_shard
 from v2flow_engine.training.emoji.splits import SPLITS
 from v2flow_engine.training.emoji.sprites import load_sprites
+from v2flow_engine.training.emoji.wordings import add_wordings
 
 FORMAT_VERSION = 1
 DESCRIPTION_NAME = "dataset.json"
@@ -36,7 +37,8 @@ Report = Callable[[str], None]
 class DatasetSettings:
     """Everything that the content depends on.
 
-    images: None means every combination once. emoji: labels to take, in any order; None takes all.
+    images: None means every combination once. emoji: labels to take, in any order; None takes all. wordings: whether
+    records carry wordings, and captions have them.
     """
 
     images: int | None = 60_000
@@ -45,6 +47,7 @@ class DatasetSettings:
     seed: int = 0
     shard_size: int = 2_000
     emoji: tuple[str, ...] | None = None
+    wordings: bool = False
 
     def __post_init__(self) -> None:
         if self.images is not None and self.images < 1:
@@ -106,6 +109,8 @@ def make_plan(settings: DatasetSettings, packages_dir: Path) -> Plan:
     catalogue = load_catalogue(packages_dir)
     if settings.emoji is not None:
         catalogue = select(catalogue, settings.emoji)
+    if settings.wordings:
+        catalogue = add_wordings(catalogue, packages_dir)
     if settings.images is not None:
         counts = counts_of(settings.size)
         return plan_random(catalogue, settings.images, settings.background, settings.seed, counts)
@@ -124,9 +129,12 @@ def shard_paths(out: Path) -> list[Path]:
 
 
 def _identity(settings: DatasetSettings) -> dict:
+    named = json.loads(json.dumps(asdict(settings)))
+    if not settings.wordings:  # so that a dataset without them is described as it was before there were any
+        del named["wordings"]
     return {
         "format_version": FORMAT_VERSION,
-        "settings": json.loads(json.dumps(asdict(settings))),
+        "settings": named,
         "packages": [
             {key: getattr(each, key) for key in ("name", "version", "licence", "author", "role", "sha256")}
             for each in sources.PACKAGES

@@ -63,7 +63,10 @@ def write_shard(
 
 
 def describe(picture: Picture, split: str, rng: random.Random) -> dict:
-    """The fields of KEY.json: everything that write_caption takes, and what else names the picture."""
+    """The fields of KEY.json: everything that write_caption takes, and what else names the picture.
+
+    Wordings are among them where the emoji has any.
+    """
     background = picture.background_name or list(picture.background_rgb)
     facts = {
         "label": picture.emoji.label,
@@ -72,6 +75,8 @@ def describe(picture: Picture, split: str, rng: random.Random) -> dict:
         "background": background,
         "count": picture.count,
     }
+    if picture.emoji.wordings:
+        facts["wordings"] = list(picture.emoji.wordings)
     return {
         "caption": write_caption(rng, **facts),
         "hexcode": picture.emoji.hexcode,
