@@ -77,6 +77,10 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
         "v2flow_engine.evaluation.tokenizers_command",
         "several tokenizers on the same pictures: PSNR, SSIM, FID, codebook, the LLM's loss",
     ),
+    ("eval", "text"): (
+        "v2flow_engine.evaluation.text_command",
+        "does an LLM that learnt to draw know text as well as before?",
+    ),
     ("plan",): (
         "v2flow_engine.planning.command",
         "how many GPUs a large job takes, and how long; or calibrate this machine",
