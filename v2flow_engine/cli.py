@@ -38,6 +38,10 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
         "v2flow_engine.training.emoji.command",
         "make the emoji dataset from openly licensed sets",
     ),
+    ("data", "text"): (
+        "v2flow_engine.training.own_text",
+        "text that an LLM writes by itself, to keep what it knows",
+    ),
     ("fetch",): ("v2flow_engine.fetching.command", "an openly licensed pretrained LLM, verified"),
     ("train", "vae"): ("v2flow_engine.training.command", "train the autoencoder"),
     ("train", "tokenizer"): (

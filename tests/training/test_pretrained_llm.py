@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from tests.shaped_llm import SHAPES, build_plain_llm
@@ -15,6 +16,8 @@ from tests.training.test_training import command
 from tests.training.tiny_run import write_all
 from v2flow_engine.checkpoint import open_model
 from v2flow_engine.cli import main
+from v2flow_engine.training.kept_text import read_texts, text_windows
+from v2flow_engine.training.llm import text_divergence
 
 SIZES = ["--size", "64x64", "64x32"]
 UNTIED = next(name for name, shape in SHAPES.items() if not shape.get("tie_word_embeddings", False))
@@ -96,6 +99,90 @@ def test_starts_to_compare_with(root: Path, start: str) -> None:
         assert all(key.endswith("norm.weight") for key in same) and not torch.equal(rows, old)
 
 
+def test_text_is_kept(root: Path) -> None:
+    """With text, what the base expects of it moves less than without, alone and behind an image."""
+    text = root / "text.jsonl"
+    text.write_text(json.dumps({"text": "the quick brown fox jumps over the lazy dog " * 12}) + "\n")
+    often = ["--set", "text_share=0.5", "--set", "text_window=8", *LORA]
+    often += ["--set", "loop.steps=40", "--set", "loop.learning_rate=0.01"]
+    trained(root, "tied", "kept", "--set", "loop.bf16=true", *often, "--text", str(text))
+    trained(root, "tied", "not-kept", "--set", "loop.bf16=true", *often)
+    lines = [json.loads(line) for line in (root / "runs/kept/metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "image_loss" in line]
+    assert all(
+        line["loss"] == pytest.approx(line["image_loss"] + line["text_divergence"], rel=1e-5)
+        for line in steps
+    )
+    assert steps[-1]["image_loss"] < steps[0]["image_loss"]
+    known = AutoModelForCausalLM.from_pretrained(root / "tied-base").eval()
+    folders = [root / "runs" / name / "llm" for name in ("kept", "not-kept")]
+    windows = text_windows([text], Tokenizer.from_file(str(folders[0] / "tokenizer.json")), 8).long()
+    assert windows.shape[1] == 8 and len(windows) > 1
+    image = torch.arange(4) + open_model(root / "runs/kept/squares").vocabulary.visual_offset
+    for before in ([image[:0]] * len(windows), [image] * len(windows)):
+        kept, other = (
+            text_divergence(AutoModelForCausalLM.from_pretrained(each), known, before, windows).mean()
+            for each in folders
+        )
+        assert 0 < kept < 0.7 * other
+
+
+def test_text_divergence_is_that_of_each_alone(root: Path) -> None:
+    """Windows behind contexts of unequal length differ by what each does alone; a model differs from itself by what
+    its visual rows take.
+    """
+    net, known = (AutoModelForCausalLM.from_pretrained(root / name).eval() for name in ("tied", "tied-base"))
+    windows = torch.arange(12).view(3, 4)
+    before = [torch.tensor([5, 6, 7]), torch.tensor([], dtype=torch.long), torch.tensor([9])]
+    found = text_divergence(net, known, before, windows)
+    for each, lead, window in zip(found, before, windows, strict=True):
+        expected = known(input_ids=window[None]).logits[0, :-1].softmax(-1)
+        logits = net(input_ids=torch.cat([lead, window])[None]).logits[0, len(lead) : -1].log_softmax(-1)
+        divergence = (
+            torch.nn.functional.kl_div(logits[:, : expected.shape[-1]], expected, reduction="sum") / 3
+        )
+        assert float(each) == pytest.approx(float(divergence), rel=1e-4)
+    assert float(text_divergence(known, known, [windows[0][:0]] * 3, windows).abs().max()) < 1e-6
+
+
+def test_head_of_visual_rows(root: Path) -> None:
+    """The rows that an image never asks for get no say; the loss is that of a softmax over the others."""
+    folder = trained(root, "tied", "head", "--set", "head=visual", "--set", "loop.learning_rate=0.0")
+    assert folder
+    lines = [json.loads(line) for line in (root / "runs/head/metrics.jsonl").read_text().splitlines()]
+    trained(root, "tied", "head-all", "--set", "loop.learning_rate=0.0")
+    whole = [json.loads(line) for line in (root / "runs/head-all/metrics.jsonl").read_text().splitlines()]
+    assert all(a["loss"] < b["loss"] for a, b in zip(lines, whole, strict=True) if "loss" in a)
+
+
+def test_an_llm_writes_text(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = root / "own.jsonl"
+    given = ["data", "text", "--llm", str(root / "tied-base"), "--n", "3", "--tokens", "12"]
+    assert main([*given, "--batch", "2", "--out", str(out)]) == 0
+    texts = list(read_texts(out))
+    assert len(texts) == 3 and all(texts)
+    assert main([*given, "--out", str(out)]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert main(["data", "text", "--llm", str(root), "--out", str(root / "more.jsonl")]) == 2
+    assert "not an LLM" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("short.txt", "one two", "none of at least 64 tokens"),
+        ("bad.jsonl", '{"text": 3}', "line 1: text is int"),
+        ("worse.jsonl", "\n[]", "line 2: expected a JSON object with text"),
+    ],
+)
+def test_bad_text_is_named(
+    root: Path, name: str, content: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / name).write_text(content)
+    assert main(command(root, "llm", "bad", "--llm", str(root / "tied"), "--text", str(root / name))) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_transformers_loads_it(root: Path) -> None:
     trained(root, "untied", "loads", "--set", "loop.steps=1")
     _, info = AutoModelForCausalLM.from_pretrained(root / "runs/loads/llm", output_loading_info=True)
@@ -110,6 +197,10 @@ def test_transformers_loads_it(root: Path) -> None:
         ("tied", ["--init", "v2flow-emoji"], "do not go together"),
         ("tied", ["--set", "start=half"], "pretrained, random_rows, random"),
         ("tied", ["--set", "lora.rank=0"], "at least 1"),
+        ("tied", ["--set", "head=text"], "all, visual"),
+        ("tied", ["--set", "text_share=0"], "(0, 1]"),
+        ("tied", ["--text", "nowhere.txt"], "nowhere.txt cannot be read"),
+        (None, ["--text", "README.md"], "--llm"),
         (None, ["--set", "start=random"], "--llm DIR"),
     ],
 )

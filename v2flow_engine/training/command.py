@@ -79,6 +79,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="llm: start from this LLM, which v2flow convert llm --base gave visual tokens; vocabulary: the checkpoint "
         "whose text rows the codes are to be mixtures of",
     )
+    parser.add_argument(
+        "--text",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="llm: plain text, or JSONL with `text`, that a base LLM is to go on knowing (v2flow data text)",
+    )
     parser.add_argument("--name", default="v2flow-emoji", help="name of the model folder that llm assembles")
     parser.add_argument(
         "--model-config", type=Path, default=DEFAULTS / "model.yaml", help="its default generation parameters"
@@ -115,6 +123,10 @@ def run(args: argparse.Namespace) -> int:
     }
     with told_as_output_error(args.out):
         args.out.mkdir(parents=True, exist_ok=True)
+    if args.text and (args.subcommand != "llm" or args.llm is None):
+        raise RequestError(
+            "--text is what a base LLM is to go on knowing: it goes with v2flow train llm --llm"
+        )
     if args.llm is not None and args.subcommand not in ("llm", "vocabulary"):
         raise RequestError(f"--llm goes with v2flow train llm and vocabulary, not with {args.subcommand}")
     started = time.perf_counter()
@@ -142,6 +154,7 @@ def _identity(args: argparse.Namespace, settings: dict[str, Any], stage: Stage) 
         "limit": args.limit,
         "init": args.init,
         "llm": None if args.llm is None else str(args.llm),
+        **({"text": [str(path) for path in args.text]} if args.text else {}),
         "pictures": stage.counts,
         **_sizing(args).describe(),
     }
@@ -245,7 +258,7 @@ def _build_llm(args: argparse.Namespace, ranks: Ranks) -> Built:
         raise RequestError(f"start={config.start} says what is kept of a base LLM: it needs --llm DIR")
     training, heldout = _pictures(args, ranks)
     return (
-        build_llm_stage(config, training, heldout, vae, tokenizer, ranks, _init(args), base),
+        build_llm_stage(config, training, heldout, vae, tokenizer, ranks, _init(args), base, args.text),
         config.loop,
         values,
     )

@@ -25,13 +25,14 @@ from v2flow_engine.checkpoint import load_state
 from v2flow_engine.errors import DataError, ModelFolderError
 from v2flow_engine.generation.two_pass import generate_two_pass
 from v2flow_engine.llm_config import ARCHITECTURES, BESIDE_TOKENIZER
-from v2flow_engine.training.batches import BatchPart, spread
+from v2flow_engine.training.batches import BatchPart, Draws, spread
 from v2flow_engine.training.loop import LoopConfig, Stage
 from v2flow_engine.training.lora import LoraSettings, add_adapters, merged_weights
 from v2flow_engine.training.vocabulary_surgery import fill_embedding, write_llm_config
 from v2flow_engine.vocabulary import VisualVocabulary
 
 STARTS = ("pretrained", "random_rows", "random")
+HEADS = ("all", "visual")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class LlmTraining:
     start: what is kept of a base LLM: "pretrained", all; "random_rows", all but the visual rows, which are drawn anew
         in the codebook's norm; "random", its shape and its text tokenizer. The others are there to compare with.
     lora: train adapters and the rows of control and visual tokens, in place of all weights but the text rows.
+    head: the rows that the loss of an image compares: "all", or "visual", those of control and visual tokens. No more
+        are looked at where an image is drawn, and a large text vocabulary's are most of a small LLM's work.
+    text_share: of a step's samples that also bring a window of plain text (`train llm --text`), of which the LLM is to
+        expect what the base does. Every second one stands behind the sample's image.
+    text_window: tokens of a window.
     """
 
     model: dict[str, Any]
@@ -56,10 +62,20 @@ class LlmTraining:
     guidance_scale: float = 3.0
     start: str = "pretrained"
     lora: LoraSettings | None = None
+    head: str = "all"
+    text_share: float = 0.06
+    text_window: int = 64
 
     def __post_init__(self) -> None:
         if self.start not in STARTS:
             raise DataError(f"start must be one of {', '.join(STARTS)}, got {self.start!r}")
+        if self.head not in HEADS:
+            raise DataError(f"head must be one of {', '.join(HEADS)}, got {self.head!r}")
+        if not 0 < self.text_share <= 1 or self.text_window < 2:
+            raise DataError(
+                f"text_share must be in (0, 1] and text_window at least 2, got {self.text_share:g} and "
+                f"{self.text_window}"
+            )
 
 
 @dataclass(frozen=True)
@@ -73,6 +89,18 @@ class Captioned:
     def __len__(self) -> int:
         return len(self.codes)
 
+    def sequences(
+        self, vocabulary: VisualVocabulary, rows: torch.Tensor, variants: torch.Tensor
+    ) -> list[torch.Tensor]:
+        """Ids of prompt, image and image_end of some pictures, each in one of its wordings."""
+        prompts, lengths = self.prompt_ids[rows, variants].long(), self.lengths[rows, variants].tolist()
+        codes = self.codes[rows].long() + vocabulary.visual_offset
+        end = codes.new_tensor([vocabulary.image_end_id])
+        return [
+            torch.cat([prompt[:length], image, end])
+            for prompt, length, image in zip(prompts, lengths, codes, strict=True)
+        ]
+
     def to(self, device: torch.device) -> Captioned:
         """Move all of it."""
         return Captioned(self.prompt_ids.to(device), self.lengths.to(device), self.codes.to(device))
@@ -84,6 +112,7 @@ class LlmStage(Stage):
     init: an llm/ folder with the same vocabulary to start from instead of random weights.
     base: an llm/ folder of `convert llm --base`, whose shape, vocabulary and text tokenizer are the result's, too; the
         config's `model`, `text_vocab_size` and the text embedding then say nothing.
+    kept_text: (n, text_window) ids of text of which the LLM is to expect what its base does.
     """
 
     def __init__(
@@ -99,6 +128,7 @@ class LlmStage(Stage):
         show: Callable[[Sequence[torch.Tensor], Path], None],
         init: Path | None = None,
         base: Path | None = None,
+        kept_text: torch.Tensor | None = None,
     ) -> None:
         torch.manual_seed(config.loop.seed)
         self.config, self.vocabulary, self.text_tokenizer, self.device = (
@@ -109,6 +139,10 @@ class LlmStage(Stage):
         )
         self.train, self.heldout = [t.to(device) for t in train], [h.to(device) for h in heldout]
         self.show, self.base = show, base
+        self.kept_text, self.known = None, None
+        if kept_text is not None:
+            self.kept_text = kept_text.to(device)
+            self.known = self._text_llm(base).to(device)
         if base is not None:
             self.net = self._from_base(base)
         else:
@@ -118,7 +152,7 @@ class LlmStage(Stage):
             else:
                 self._load(init)
         if config.lora is not None:
-            add_adapters(self.net, config.lora)
+            add_adapters(self.net, config.lora, torch.bfloat16 if config.loop.bf16 else torch.float32)
         self.net.to(device)
         for rows in embedding_and_head(self.net):
             rows.requires_grad_(True)
@@ -145,6 +179,13 @@ class LlmStage(Stage):
                 drawn = F.normalize(torch.randn_like(visual), dim=-1)
                 visual.copy_(drawn * visual.norm(dim=-1, keepdim=True))
         return net
+
+    def _text_llm(self, base: Path) -> nn.Module:
+        """The base as it was before it got visual tokens, frozen."""
+        dtype = torch.bfloat16 if self.config.loop.bf16 else torch.float32
+        known = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, local_files_only=True)
+        known.resize_token_embeddings(self.vocabulary.text_vocab_size, mean_resizing=False)
+        return known.requires_grad_(False).eval()
 
     def _llm_config(self) -> PreTrainedConfig:
         vocabulary = self.vocabulary
@@ -196,11 +237,39 @@ class LlmStage(Stage):
         if self.config.drop_visual:
             share = self.config.drop_visual * draws.rand(1)
             hidden = draws.rand(train.codes.shape[1]) < share
-        return {"loss": self._loss_of(self.net, train, rows, variants, dropped, hidden)}
+        image = self._loss_of(self.net, train, rows, variants, dropped, hidden)
+        if self.kept_text is None:
+            return {"loss": image}
+        behind = train.sequences(self.vocabulary, rows, variants)
+        text = self._text_divergence(behind, draws)
+        return {"loss": image + text, "image_loss": image, "text_divergence": text}
+
+    def _text_divergence(self, images: list[torch.Tensor], draws: Draws) -> torch.Tensor:
+        """How far the base's expectations have moved on the windows that some samples bring, alone or behind an image.
+
+        images: ids of the samples' prompts and images. It is a mean over all samples: with a share of s each window
+        counts 1 / s.
+        """
+        brings = draws.rand(1)[:, 0] < self.config.text_share
+        behind, windows = draws.rand(1)[:, 0] < 0.5, self.kept_text[draws.randint(len(self.kept_text))].long()
+        total = torch.zeros((), device=self.device)
+        for chosen, lead in ((brings & ~behind, False), (brings & behind, True)):
+            rows = chosen.nonzero()[:, 0].tolist()
+            if rows:
+                before = [images[row] if lead else images[row][:0] for row in rows]
+                total = total + text_divergence(self.net, self.known, before, windows[rows]).sum()
+        return total / (self.config.text_share * len(brings))
 
     def _loss_of(self, net: nn.Module, data: Captioned, *args: torch.Tensor | None) -> torch.Tensor:
         # Compiled code wants one shape; else work is saved on short prompts.
-        return visual_token_loss(net, self.vocabulary, data, *args, one_shape=self.config.loop.compile)
+        return visual_token_loss(
+            net,
+            self.vocabulary,
+            data,
+            *args,
+            one_shape=self.config.loop.compile,
+            all_rows=self.config.head == "all",
+        )
 
     @torch.inference_mode()
     def evaluate(self, ema: nn.Module) -> dict[str, float]:
@@ -230,14 +299,15 @@ class LlmStage(Stage):
             prompts = [
                 heldout.prompt_ids[r, 0, : heldout.lengths[r, 0]].tolist() for r in spread(heldout, 16)
             ]
-            ids = generate_two_pass(
-                ema,
-                self.vocabulary,
-                prompts,
-                heldout.codes.shape[1],
-                self.config.guidance_scale,
-                generator=torch.Generator().manual_seed(self.config.loop.seed),
-            )
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.loop.bf16):
+                ids = generate_two_pass(
+                    ema,
+                    self.vocabulary,
+                    prompts,
+                    heldout.codes.shape[1],
+                    self.config.guidance_scale,
+                    generator=torch.Generator().manual_seed(self.config.loop.seed),
+                )
             drawn.append(ids - self.vocabulary.visual_offset)
             captions += [self.text_tokenizer.decode(each[1:-2]).strip() for each in prompts]
         self.show(drawn, path)
@@ -247,7 +317,7 @@ class LlmStage(Stage):
         """RUN/llm in float32: what transformers and vLLM load."""
         folder = run_dir / "llm"
         folder.mkdir(exist_ok=True)
-        weights = {k: v.contiguous() for k, v in merged_weights(ema).items()}
+        weights = {k: v.float().contiguous() for k, v in merged_weights(ema).items()}
         if ema.config.tie_word_embeddings:
             weights.pop("lm_head.weight", None)
         save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
@@ -280,6 +350,7 @@ def visual_token_loss(
     dropped: torch.Tensor,
     hidden_codes: torch.Tensor | None = None,
     one_shape: bool = False,
+    all_rows: bool = True,
 ) -> torch.Tensor:
     """Cross-entropy of visual tokens and image_end, in nats per token.
 
@@ -288,6 +359,7 @@ def visual_token_loss(
         dropped: (B, 1) bool, prompts that become null ids.
         hidden_codes: (B, S) bool, visual inputs that become null ids.
         one_shape: pad all prompts to the longest of the data, not of the batch.
+        all_rows: compare all rows of the head, not those of control and visual tokens alone.
     """
     prompts, lengths = data.prompt_ids[rows, variants].long(), data.lengths[rows, variants].long()
     if not one_shape:
@@ -305,5 +377,31 @@ def visual_token_loss(
     # Padding stands behind the image, where causal attention does not look.
     hidden = net.model(input_ids=sequence[:, :-1], use_cache=False).last_hidden_state
     hidden = hidden.gather(1, (places - 1)[..., None].expand(-1, -1, hidden.shape[-1]))
-    logits = net.lm_head(hidden)
-    return F.cross_entropy(logits.flatten(0, 1).float(), image.flatten())
+    first = 0 if all_rows else vocabulary.text_vocab_size
+    head = net.get_output_embeddings()
+    logits = F.linear(hidden, head.weight[first:], None if head.bias is None else head.bias[first:])
+    return F.cross_entropy(logits.flatten(0, 1).float(), image.flatten() - first)
+
+
+def text_divergence(
+    net: nn.Module, known: nn.Module, before: Sequence[torch.Tensor], windows: torch.Tensor
+) -> torch.Tensor:
+    """How far what `net` expects of windows of text (B, L) is from what the LLM `known` does, in nats per token, (B,).
+
+    It is the Kullback-Leibler divergence over all rows of `net`; rows that `known` lacks count as impossible.
+    before: ids that stand before each window for `net` alone, such as an image's. A window's first token has no say,
+    for `known` has nothing before it.
+    """
+    length = windows.shape[1]
+    starts = torch.tensor([len(ids) for ids in before], device=windows.device)
+    sequence = windows.new_zeros((len(windows), int(starts.max()) + length))
+    for row, ids in enumerate(before):
+        sequence[row, : len(ids)] = ids
+    places = starts[:, None] + torch.arange(length, device=windows.device)
+    sequence.scatter_(1, places, windows)
+    with torch.no_grad():
+        expected = known(input_ids=windows[:, :-1], use_cache=False).logits.float().log_softmax(dim=-1)
+    hidden = net.model(input_ids=sequence[:, :-1], use_cache=False).last_hidden_state
+    hidden = hidden.gather(1, places[:, :-1, None].expand(-1, -1, hidden.shape[-1]))
+    found = net.get_output_embeddings()(hidden).float().log_softmax(dim=-1)[..., : expected.shape[-1]]
+    return (expected.exp() * (expected - found)).sum(dim=-1).mean(dim=1)

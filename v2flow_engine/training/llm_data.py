@@ -20,6 +20,7 @@ from v2flow_engine.llm_config import longest_sequence
 from v2flow_engine.models.vae import Autoencoder
 from v2flow_engine.models.visual_tokenizer import VisualTokenizer
 from v2flow_engine.prompts import PromptEncoder
+from v2flow_engine.training.kept_text import text_windows
 from v2flow_engine.training.latents import cached_latents, encode_codes
 from v2flow_engine.training.llm import Captioned, LlmStage, LlmTraining
 from v2flow_engine.training.pictures import Pictures
@@ -56,11 +57,12 @@ def build_llm_stage(
     ranks: Ranks,
     init: ModelFolder | None = None,
     base: Path | None = None,
+    text: Sequence[Path] = (),
 ) -> LlmStage:
     """Encode all pictures, word their captions, train the text tokenizer (or take init's), lay out the vocabulary.
 
-    base: an llm/ folder of `convert llm --base`, which brings text tokenizer and vocabulary. Raises `DataError` for
-    parts that do not fit one another.
+    base: an llm/ folder of `convert llm --base`, which brings text tokenizer and vocabulary. text: files of plain
+    text that the LLM is to go on knowing. Raises `DataError` for parts that do not fit one another.
     """
     device = ranks.device
     autoencoder = Autoencoder.from_folder(vae_dir, device)
@@ -116,22 +118,24 @@ def build_llm_stage(
             rows += to_pixels(decoder.decode(requests)).split(8)
         save_sheet(rows, path)
 
+    kept = text_windows(text, text_tokenizer, config.text_window) if text else None
     # A tokenizer without a vocabulary says nothing of text rows: the LLM gets random ones.
-    text = tokenizer.vocabulary
-    if text is None and base is None:
-        text = random_text_embedding(config.text_vocab_size, shape.code_dim, config.loop.seed)
+    embedding = tokenizer.vocabulary
+    if embedding is None and base is None:
+        embedding = random_text_embedding(config.text_vocab_size, shape.code_dim, config.loop.seed)
     return LlmStage(
         config,
         captioned(training, config.caption_variants),
         captioned(heldout, 1),
         vocabulary,
-        None if text is None else text.cpu(),
+        None if embedding is None else embedding.cpu(),
         tokenizer.quantizer.codebook.cpu(),
         text_tokenizer,
         device,
         show,
         init.llm_dir if init is not None else None,
         base,
+        kept,
     )
 
 

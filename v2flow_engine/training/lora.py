@@ -42,9 +42,11 @@ class LoraSettings:
             )
 
 
-def add_adapters(net: nn.Module, settings: LoraSettings) -> None:
-    """Freeze a transformers model and put adapters, which start as no change, into its linear layers. Raises
-    `DataError` without peft.
+def add_adapters(net: nn.Module, settings: LoraSettings, frozen_dtype: torch.dtype = torch.float32) -> None:
+    """Freeze a transformers model and put adapters, which start as no change, into its linear layers.
+
+    frozen_dtype: what the weights beside the adapters are kept in: bfloat16 spares autocast a copy in each forward
+        pass. Raises `DataError` without peft.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -59,6 +61,9 @@ def add_adapters(net: nn.Module, settings: LoraSettings) -> None:
     )
     net.requires_grad_(False)
     inject_adapter_in_model(config, net)
+    for module in net.modules():
+        if hasattr(module, "base_layer"):
+            module.base_layer.to(frozen_dtype)
 
 
 @torch.no_grad()
@@ -74,6 +79,6 @@ def merged_weights(net: nn.Module) -> dict[str, torch.Tensor]:
         if ".lora_" in name:
             continue
         if name in products:
-            value = value + products[name].to(value.dtype)
+            value = value.float() + products[name].float()
         merged[name.replace(".base_layer.", ".")] = value
     return merged
