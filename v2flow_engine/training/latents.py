@@ -1,12 +1,13 @@
 """pictures -> latents -> codes, once: what the tokenizer's and the LLM's training start from.
 
-Latents are kept on disk beside the autoencoder, so that the second training of a set need not encode it again.
+Both are kept on disk beside the autoencoder, so that the second training of a set need not encode it again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,13 +57,32 @@ def cached_latents(pictures: Pictures, vae_dir: Path, ranks: Ranks, bf16: bool) 
     """
     key = _fingerprint(pictures, vae_dir) + ("" if bf16 else "-float32")
     path = vae_dir.parent / "latents" / f"{key}.safetensors"
-    if ranks.is_first and not path.is_file():
+
+    def encode() -> torch.Tensor:
         autoencoder = Autoencoder.from_folder(vae_dir, ranks.device)
-        latents = encode_latents(pictures, autoencoder, ranks.device, bf16)
+        return encode_latents(pictures, autoencoder, ranks.device, bf16).values
+
+    return Latents(_cached(path, "latents", encode, ranks))
+
+
+def cached_codes(latents: Latents, tokenizer: VisualTokenizer, vae_dir: Path, ranks: Ranks) -> torch.Tensor:
+    """The latents' codes (n, S) int64 on the CPU, from a cache beside that of the latents; raises as for them."""
+    digest = hashlib.sha256(_bytes(latents.values))
+    for name, value in sorted(tokenizer.state_dict().items()):
+        digest.update(name.encode() + _bytes(value))
+    if tokenizer.vocabulary is not None:
+        digest.update(_bytes(tokenizer.vocabulary))
+    path = vae_dir.parent / "latents" / f"{digest.hexdigest()[:16]}-codes.safetensors"
+    return _cached(path, "codes", lambda: encode_codes(latents, tokenizer, ranks.device), ranks).cpu()
+
+
+def _cached(path: Path, name: str, make: Callable[[], torch.Tensor], ranks: Ranks) -> torch.Tensor:
+    if ranks.is_first and not path.is_file():
+        made = make().contiguous()
         with told_as_output_error(path.parent):
             path.parent.mkdir(exist_ok=True)
             temporary = path.with_suffix(".tmp")
-            save_file({"latents": latents.values.contiguous()}, str(temporary))
+            save_file({name: made}, str(temporary))
             os.replace(temporary, path)
     ranks.wait()
     if not path.is_file():
@@ -70,7 +90,11 @@ def cached_latents(pictures: Pictures, vae_dir: Path, ranks: Ranks, bf16: bool) 
             f"{path}: not there, though the first process wrote it; all processes must see the same folder"
         )
     with safe_open(str(path), framework="pt", device=str(ranks.device)) as cache:
-        return Latents(cache.get_tensor("latents"))
+        return cache.get_tensor(name)
+
+
+def _bytes(values: torch.Tensor) -> bytes:
+    return values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _fingerprint(pictures: Pictures, vae_dir: Path) -> str:

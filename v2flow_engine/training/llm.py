@@ -28,7 +28,12 @@ from v2flow_engine.llm_config import ARCHITECTURES, BESIDE_TOKENIZER
 from v2flow_engine.training.batches import BatchPart, Draws, spread
 from v2flow_engine.training.loop import LoopConfig, Stage
 from v2flow_engine.training.lora import LoraSettings, add_adapters, merged_weights
-from v2flow_engine.training.vocabulary_surgery import fill_embedding, write_llm_config
+from v2flow_engine.training.vocabulary_surgery import (
+    fill_embedding,
+    row_statistics,
+    visual_rows,
+    write_llm_config,
+)
 from v2flow_engine.vocabulary import VisualVocabulary
 
 STARTS = ("pretrained", "random_rows", "random")
@@ -42,8 +47,8 @@ class LlmTraining:
     caption_variants: wordings drawn per picture. drop_prompt: share of prompts that become null ids.
     drop_visual: up to this share of an image's visual input ids become null ids (the share is drawn per image), so
         that the model must look at the prompt where it would else go on from the tokens before.
-    start: what is kept of a base LLM: "pretrained", all; "random_rows", all but the visual rows, which are drawn anew
-        in the codebook's norm; "random", its shape and its text tokenizer. The others are there to compare with.
+    start: what is kept of a base LLM: "pretrained", all; "random_rows", all but the visual rows, whose directions are
+        drawn anew; "random", its shape and its text tokenizer. The others are there to compare with.
     lora: train adapters and the rows of control and visual tokens, in place of all weights but the text rows.
     head: the rows that the loss of an image compares: "all", or "visual", those of control and visual tokens. No more
         are looked at where an image is drawn, and a large text vocabulary's are most of a small LLM's work.
@@ -176,8 +181,9 @@ class LlmStage(Stage):
         if self.config.start == "random_rows":
             for rows in embedding_and_head(net):
                 visual = rows[self.vocabulary.visual_offset :]
-                drawn = F.normalize(torch.randn_like(visual), dim=-1)
-                visual.copy_(drawn * visual.norm(dim=-1, keepdim=True))
+                directions = F.normalize(torch.randn_like(visual), dim=-1)
+                text = rows[: self.vocabulary.text_vocab_size]
+                visual.copy_(visual_rows(*row_statistics(text), directions))
         return net
 
     def _text_llm(self, base: Path) -> nn.Module:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ from v2flow_engine.models.vae import Autoencoder
 from v2flow_engine.models.visual_tokenizer import VisualTokenizer
 from v2flow_engine.prompts import PromptEncoder
 from v2flow_engine.training.kept_text import text_windows
-from v2flow_engine.training.latents import cached_latents, encode_codes
+from v2flow_engine.training.latents import cached_codes, cached_latents
 from v2flow_engine.training.llm import Captioned, LlmStage, LlmTraining
 from v2flow_engine.training.pictures import Pictures
 from v2flow_engine.training.ranks import Ranks
@@ -96,7 +95,7 @@ def build_llm_stage(
         made = []
         for pictures in sets:
             latents = cached_latents(pictures, vae_dir, ranks, config.loop.bf16)
-            codes = ranks.once(partial(encode_codes, latents, tokenizer, device))
+            codes = cached_codes(latents, tokenizer, vae_dir, ranks)
             room = config.max_position_embeddings - vocabulary.num_visual_tokens(pictures.size) - 3
             ids, lengths = prompt_ids(
                 pictures.records,

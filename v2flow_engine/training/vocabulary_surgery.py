@@ -1,7 +1,8 @@
 """An LLM's vocabulary gets control and visual tokens: ids laid out, embedding rows filled, configs written.
 
-The visual rows start as the codebook's vectors, scaled to the text rows' mean norm: codes live in LLM space, and the
-codebook knows directions only. Knows nothing of training.
+Visual rows go from the text rows' mean along the codebook's directions, as far as text rows do (root mean square): the
+visual tokenizer mixes text rows without their mean, and the codebook knows directions only. A pretrained LLM's mean may
+be most of a row; without it the new rows would be like nothing that it has seen. Knows nothing of training.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from v2flow_engine.config import to_dict
 from v2flow_engine.llm_config import ARCHITECTURES
 from v2flow_engine.vocabulary import VisualVocabulary
 
+ROWS_AT_ONCE = 8192  # in float32
 CONTROL_TOKENS = 3  # image_start, image_end, null; one more for each size
 
 
@@ -44,10 +46,26 @@ def fill_embedding(
     embedding: nn.Embedding, text: torch.Tensor, codebook: torch.Tensor, vocabulary: VisualVocabulary
 ) -> None:
     """Write text rows (V, D) and codebook rows (K, D) into an extended embedding; control rows stay as they are."""
-    norm = text.norm(dim=-1).mean()
     start = vocabulary.visual_offset
     embedding.weight[: vocabulary.text_vocab_size] = text.to(embedding.weight)
-    embedding.weight[start : start + vocabulary.codebook_size] = (codebook * norm).to(embedding.weight)
+    rows = visual_rows(*row_statistics(text), codebook)
+    embedding.weight[start : start + vocabulary.codebook_size] = rows.to(embedding.weight)
+
+
+def visual_rows(mean: torch.Tensor, deviation: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
+    """Unit vectors (K, D) -> rows (K, D) among text rows of that mean and standard deviation of each channel, (D,)."""
+    return mean + directions.float() * deviation.norm()
+
+
+def row_statistics(text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of each channel of rows (V, D), in float32."""
+    total, squares = torch.zeros(text.shape[1]), torch.zeros(text.shape[1])
+    for rows in text.split(ROWS_AT_ONCE):
+        rows = rows.float()
+        total += rows.sum(dim=0)
+        squares += rows.square().sum(dim=0)
+    mean = total / len(text)
+    return mean, (squares / len(text) - mean.square()).clamp_min(0).sqrt()
 
 
 def write_llm_config(config: dict[str, Any], vocabulary: VisualVocabulary, folder: Path) -> None:
