@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
+from v2flow_engine.adapted_model import is_adapted, whole_model
 from v2flow_engine.config import (
     GenerationDefaults,
     Grid,
@@ -70,7 +71,7 @@ def _find(name_or_dir: str | Path) -> Path:
         raise ModelFolderError(
             f"no model {str(name_or_dir)!r}: neither a folder nor an embedded model ({known})"
         )
-    return path
+    return whole_model(path) if is_adapted(path) else path
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:

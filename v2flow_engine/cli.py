@@ -65,6 +65,10 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
         "v2flow_engine.converting.command",
         "visual tokens for a plain LLaMA or Phi-3; or one of these as the other",
     ),
+    ("convert", "adapters"): (
+        "v2flow_engine.converting.adapters_command",
+        "trained adapters and their tokenizer -> a small model, whole on first use",
+    ),
     ("eval", "generation"): (
         "v2flow_engine.evaluation.generation_command",
         "do pictures show what prompts say?",

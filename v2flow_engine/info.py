@@ -10,7 +10,9 @@ import importlib.metadata
 import platform
 from pathlib import Path
 
-from v2flow_engine.checkpoint import PARTS, ModelFolder, embedded_models, open_model
+from v2flow_engine.adapted_model import is_adapted
+from v2flow_engine.checkpoint import ASSETS, PARTS, ModelFolder, embedded_models, open_model
+from v2flow_engine.config import ModelConfig, from_dict, load_json
 from v2flow_engine.cores import usable_cores
 
 HELP = "Show versions, the device, the cores, and the models at hand."
@@ -62,11 +64,15 @@ def device() -> str:
 
 def describe_embedded_models() -> list[str]:
     """One line for each model that comes with the package."""
-    models = [open_model(name) for name in embedded_models()]
     return [
-        f"{'model':<14} {model.path.name}: {model.config.default_size}, {mebibytes(model.path):.1f} MiB"
-        for model in models
+        f"{'model':<14} {name}: {_default_size(ASSETS / name)}, {mebibytes(ASSETS / name):.1f} MiB"
+        + (" and a pretrained LLM, fetched on first use" if is_adapted(ASSETS / name) else "")
+        for name in embedded_models()
     ] or [f"{'model':<14} none embedded"]
+
+
+def _default_size(path: Path) -> str:
+    return from_dict(ModelConfig, load_json(path / "config.json"), str(path / "config.json")).default_size
 
 
 def describe_model(model: ModelFolder) -> list[str]:

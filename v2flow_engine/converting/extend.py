@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from v2flow_engine.config import Grid
 from v2flow_engine.converting.base_llm import EMBEDDING, HEAD, BaseLlm, open_base
 from v2flow_engine.converting.codebook import Codebook
 from v2flow_engine.converting.rows import extended_rows
@@ -25,17 +26,18 @@ from v2flow_engine.vocabulary import VisualVocabulary
 
 
 def add_visual_tokens(
-    base: Path, visual_tokenizer: Path, sizes: Sequence[str] | None, out: Path
+    base: Path, visual_tokenizer: Path, sizes: Sequence[str] | dict[str, Grid] | None, out: Path
 ) -> VisualVocabulary:
     """Write the folder `out`; returns its vocabulary.
 
-    base: a checkpoint's folder or GGUF file. visual_tokenizer, sizes: see `Codebook`. Raises `ModelFolderError` for
-    a base or tokenizer that is not whole, `DataError` for two that do not fit, `OutputError` for `out`.
+    base: a checkpoint's folder or GGUF file. visual_tokenizer, sizes: see `Codebook`; or sizes with their grids. Raises
+    `ModelFolderError` for a base or tokenizer that is not whole, `DataError` for two that do not fit, `OutputError` for
+    `out`.
     """
     codebook = Codebook.open(visual_tokenizer)
     with whole_folder(out) as building, open_base(base, building.parent) as llm:
         _check_fit(llm, codebook, base)
-        grids = codebook.grids(sizes)
+        grids = sizes if isinstance(sizes, dict) else codebook.grids(sizes)
         config = codebook.config
         vocabulary = lay_out_vocabulary(
             int(llm.config["vocab_size"]), llm.bos_id, config.codebook_size, grids

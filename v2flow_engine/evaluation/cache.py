@@ -6,16 +6,12 @@ import os
 from pathlib import Path
 
 from v2flow_engine.errors import OutputError
+from v2flow_engine.user_cache import cache_dir
 
 
 def cache_folder(name: str) -> Path:
-    """The folder `v2flow/NAME` of the user's cache (XDG_CACHE_HOME, else ~/.cache), made where it is missing.
-
-    Raises `OutputError` if it cannot be made.
-    """
-    root = os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(root) if root else Path.home() / ".cache") / "v2flow" / name
-    return make_folder(folder)
+    """The folder NAME of the user's cache, made where it is missing. Raises `OutputError` if it cannot be made."""
+    return make_folder(cache_dir() / name)
 
 
 def make_folder(folder: Path) -> Path:

@@ -6,20 +6,16 @@ or times), so that a changed model is fetched anew and several processes of a ma
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 import platform
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from v2flow_engine.errors import ModelFolderError
+from v2flow_engine.user_cache import cache_dir, made_once
 
 if TYPE_CHECKING:
     from v2flow_engine.checkpoint import ModelFolder
-
-CACHE_VARIABLE = "V2FLOW_CACHE"
 
 
 def is_remote(model: str) -> bool:
@@ -51,14 +47,6 @@ def open_same_model(model: str, digest: str | None) -> ModelFolder:
     return folder
 
 
-def cache_dir() -> Path:
-    """Where copies of remote models are: $V2FLOW_CACHE, or v2flow in the user's cache folder."""
-    named = os.environ.get(CACHE_VARIABLE)
-    return (
-        Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "v2flow"
-    )
-
-
 def fetch_model(url: str) -> Path:
     """The local copy of a remote model folder, made if it is not there. Raises `ModelFolderError`."""
     import fsspec
@@ -76,15 +64,10 @@ def fetch_model(url: str) -> Path:
         raise ModelFolderError(f"{url}: no such folder, or an empty one")
     target = cache_dir() / "models" / _hash(filesystem, root, files)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not target.is_dir():
-                _copy(filesystem, root, files, target)
+        return made_once(target, lambda building: _copy(filesystem, root, files, building))
     except Exception as error:
         reason = getattr(error, "strerror", None) or error
         raise ModelFolderError(f"{url}: cannot be copied to {target} ({reason})") from error
-    return target
 
 
 def _hash(filesystem: Any, root: str, files: dict[str, Any]) -> str:
@@ -101,16 +84,13 @@ def _version(info: dict[str, Any]) -> Any:
     return next((info[name] for name in names if info.get(name)), "")
 
 
-def _copy(filesystem: Any, root: str, files: dict[str, Any], target: Path) -> None:
-    building = target.with_suffix(".building")
-    shutil.rmtree(building, ignore_errors=True)
+def _copy(filesystem: Any, root: str, files: dict[str, Any], folder: Path) -> None:
     for name, info in files.items():
-        local = building / _below(root, name)
+        local = folder / _below(root, name)
         local.parent.mkdir(parents=True, exist_ok=True)
         filesystem.get_file(name, str(local))
         if info.get("size") not in (None, local.stat().st_size):
             raise OSError(f"{name} has {info['size']} bytes, {local.stat().st_size} came")
-    building.rename(target)
 
 
 def _below(root: str, name: str) -> str:

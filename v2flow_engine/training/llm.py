@@ -21,13 +21,14 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
+from v2flow_engine.adapted_model import ADAPTERS
 from v2flow_engine.checkpoint import load_state
 from v2flow_engine.errors import DataError, ModelFolderError
 from v2flow_engine.generation.two_pass import generate_two_pass
 from v2flow_engine.llm_config import ARCHITECTURES, BESIDE_TOKENIZER
 from v2flow_engine.training.batches import BatchPart, Draws, spread
 from v2flow_engine.training.loop import LoopConfig, Stage
-from v2flow_engine.training.lora import LoraSettings, add_adapters, merged_weights
+from v2flow_engine.training.lora import LoraSettings, add_adapters, merged_weights, save_adapters
 from v2flow_engine.training.vocabulary_surgery import (
     fill_embedding,
     row_statistics,
@@ -320,7 +321,10 @@ class LlmStage(Stage):
         path.with_suffix(".txt").write_text("\n".join(captions) + "\n", encoding="utf-8")
 
     def export(self, ema: nn.Module, run_dir: Path) -> None:
-        """RUN/llm in float32: what transformers and vLLM load."""
+        """RUN/llm in float32, which transformers and vLLM load; with `lora` RUN/adapters too."""
+        if self.config.lora is not None:
+            first = self.vocabulary.text_vocab_size
+            save_adapters(ema, self.config.lora, first, run_dir / ADAPTERS)
         folder = run_dir / "llm"
         folder.mkdir(exist_ok=True)
         weights = {k: v.float().contiguous() for k, v in merged_weights(ema).items()}

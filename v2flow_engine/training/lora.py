@@ -1,15 +1,19 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685) in an LLM that is trained, by peft; merged where it is exported.
+"""Low-rank adapters (LoRA, arXiv 2106.09685) in an LLM that is trained, by peft; merged, or by themselves, on export.
 
 Knows nothing of pictures or of how the LLM is trained.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
+from v2flow_engine.adapted_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PEFT_PREFIX, ROWS
 from v2flow_engine.errors import DataError
 
 # The linear layers of LLaMA, and Phi-3's, which joins some of them.
@@ -82,3 +86,32 @@ def merged_weights(net: nn.Module) -> dict[str, torch.Tensor]:
             value = value.float() + products[name].float()
         merged[name.replace(".base_layer.", ".")] = value
     return merged
+
+
+def save_adapters(net: nn.Module, settings: LoraSettings, first_row: int, folder: Path) -> None:
+    """Write the adapters as peft does, in bfloat16, and beside them the rows from `first_row` on, behind the text's."""
+    folder.mkdir(exist_ok=True)
+    layers = {name: module for name, module in net.named_modules() if hasattr(module, "get_delta_weight")}
+    weights = {
+        f"{PEFT_PREFIX}{name}.lora_{side}.weight": getattr(module, f"lora_{side}")["default"].weight
+        for name, module in layers.items()
+        for side in "AB"
+    }
+    pair = {"model.embed_tokens.weight": net.get_input_embeddings()}
+    if not net.config.tie_word_embeddings:
+        pair["lm_head.weight"] = net.get_output_embeddings()
+    rows = {name: module.weight[first_row:] for name, module in pair.items()}
+    for name, values in ((ADAPTER_WEIGHTS, weights), (ROWS, rows)):
+        halved = {key: value.detach().to("cpu", torch.bfloat16).clone() for key, value in values.items()}
+        save_file(halved, str(folder / name), metadata={"format": "pt"})
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": settings.rank,
+        "lora_alpha": settings.alpha,
+        "lora_dropout": settings.dropout,
+        "bias": "none",
+        "target_modules": sorted({name.rpartition(".")[2] for name in layers}),
+        "base_model_name_or_path": None,
+    }
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

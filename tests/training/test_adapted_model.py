@@ -1,0 +1,124 @@
+"""Adapters, their tokenizer and a recipe: a small folder that becomes the trained model with its base."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.shaped_llm import SHAPES, build_plain_llm
+from tests.training.test_pretrained_llm import LORA, SIZES, UNTIED, convert
+from tests.training.test_training import command
+from tests.training.tiny_run import write_all
+from v2flow_engine import adapted_model
+from v2flow_engine.adapted_model import merge, whole_model
+from v2flow_engine.checkpoint import ModelFolder, open_model
+from v2flow_engine.cli import main
+from v2flow_engine.errors import ModelFolderError
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two LLMs trained by adapters, runs/tied and runs/untied, from tied-base and untied-base."""
+    root = tmp_path_factory.mktemp("adapted")
+    write_all(root)
+    assert main(command(root, "vae", "vae")) == 0
+    model = ["--set", "model.text_vocab_size=null", "--set", "model.code_dim=128"]
+    assert main(command(root, "tokenizer", "tokenizer", *model)) == 0
+    for name, tied in (("tied", True), ("untied", False)):
+        build_plain_llm(root / f"{name}-base", **SHAPES[UNTIED] | {"tie_word_embeddings": tied})
+        assert main(convert(root, name, *SIZES)) == 0
+        assert main(command(root, "llm", name, "--llm", str(root / name), *LORA)) == 0
+    return root
+
+
+def write(root: Path, name: str, out: str, *extra: str) -> list[str]:
+    tokenizer = ["--visual-tokenizer", str(root / "runs" / "tokenizer" / "visual_tokenizer")]
+    run = ["--run", str(root / "runs" / name), "--name", "squares", "--out", str(root / out)]
+    return ["convert", "adapters", *run, *tokenizer, *extra]
+
+
+def merged(root: Path, folder: str, base: str) -> ModelFolder:
+    out = root / f"{folder}-whole"
+    out.mkdir()
+    grids = json.loads((root / folder / "recipe.json").read_text())["grids"]
+    merge(root / folder, root / base, root / "runs" / "vae" / "vae", out, grids)
+    return open_model(out)
+
+
+@pytest.mark.parametrize("name", ["tied", "untied"])
+def test_it_becomes_what_was_trained(root: Path, name: str) -> None:
+    assert main(write(root, name, f"{name}-small")) == 0
+    whole = merged(root, f"{name}-small", f"{name}-base")
+    trained = open_model(root / "runs" / name / "squares")
+    assert whole.vocabulary == trained.vocabulary and whole.grids == trained.grids
+    ids = torch.arange(0, whole.llm_config["vocab_size"], 7)[None]
+    found, expected, before = (
+        AutoModelForCausalLM.from_pretrained(path)(ids).logits
+        for path in (whole.llm_dir, root / "runs" / name / "llm", root / name)
+    )
+    error = (found - expected).norm() / expected.norm()
+    assert error < 0.01 < (before - expected).norm() / expected.norm()
+
+
+def test_a_size_left_out_takes_its_token_along(root: Path) -> None:
+    assert main(write(root, "tied", "square", "--size", "64x64")) == 0
+    whole, trained = merged(root, "square", "tied-base"), open_model(root / "runs" / "tied" / "squares")
+    assert whole.grids == {"64x64": (4, 4)} and whole.config.default_size == "64x64"
+    assert whole.vocabulary.visual_offset == trained.vocabulary.visual_offset - 1
+    small, large = (
+        AutoModelForCausalLM.from_pretrained(each.llm_dir).get_input_embeddings().weight
+        for each in (whole, trained)
+    )
+    for of_small, of_large in (
+        (slice(whole.vocabulary.visual_offset, None), slice(trained.vocabulary.visual_offset, None)),
+        *(
+            (whole.vocabulary.size_token_ids["64x64"], trained.vocabulary.size_token_ids["64x64"]),
+            (whole.vocabulary.null_id, trained.vocabulary.null_id),
+        ),
+    ):
+        torch.testing.assert_close(small[of_small], large[of_large], rtol=0.01, atol=1e-3)
+
+
+def test_it_is_put_together_once(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """open_model takes it for a model; the second time nothing is made. The base stands in for a download."""
+    monkeypatch.setenv("V2FLOW_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(adapted_model, "base_llm", lambda name: root / "tied-base")
+    assert main(write(root, "tied", "once", "--size", "64x64", "64x32")) == 0
+    # The recipe's autoencoder is an embedded model's, which these latents are not of.
+    with pytest.raises(ModelFolderError, match="latent_channels 16 in vae"):
+        open_model(root / "once")
+    first = whole_model(root / "once")
+    written = (first / "llm" / "model.safetensors").stat().st_mtime_ns
+    assert whole_model(root / "once") == first and first.is_relative_to(tmp_path / "cache")
+    assert (first / "llm" / "model.safetensors").stat().st_mtime_ns == written
+    assert not [path for path in first.parent.iterdir() if path.name.endswith(".building")]
+
+
+def test_what_does_not_fit_is_told(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("V2FLOW_CACHE", str(tmp_path / "cache"))
+    assert main(write(root, "tied", "sizes", "--size", "96x96")) == 2
+    assert "--size 96x96: the LLM has 64x64, 64x32" in capsys.readouterr().err
+    assert main(write(root, "vae", "none")) == 2
+    assert "lora.rank" in capsys.readouterr().err
+    assert main(write(root, "untied", "broken")) == 0
+    broken = root / "broken"
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ModelFolderError, match="that the base has not"):
+        merge(
+            broken,
+            root / "tied-base",
+            root / "runs/vae/vae",
+            tmp_path / "out",
+            {"64x64": [4, 4], "64x32": [2, 4]},
+        )
+    recipe = json.loads((broken / "recipe.json").read_text())
+    (broken / "recipe.json").write_text(json.dumps(recipe | {"base": "another"}))
+    with pytest.raises(ModelFolderError, match="broken cannot be put together: unknown base LLM 'another'"):
+        open_model(broken)
+    assert not list((tmp_path / "cache" / "models").glob("*broken*[!.lock]"))

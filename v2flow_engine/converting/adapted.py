@@ -1,0 +1,69 @@
+"""Trained adapters -> the folder that `adapted_model` completes: config, recipe, adapters, visual tokenizer."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from v2flow_engine.adapted_model import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    ADAPTERS,
+    RECIPE,
+    ROWS,
+    Recipe,
+)
+from v2flow_engine.checkpoint import load_weights
+from v2flow_engine.config import ModelConfig, load_json, save_json
+from v2flow_engine.errors import ModelFolderError, RequestError
+from v2flow_engine.files import whole_folder
+from v2flow_engine.vocabulary import VisualVocabulary
+
+
+def write_adapted(
+    run: Path,
+    visual_tokenizer: Path,
+    base: str,
+    vae: str,
+    sizes: Sequence[str] | None,
+    config_of: Callable[[str], ModelConfig],
+    out: Path,
+) -> dict[str, list[int]]:
+    """Write the folder `out` and return the grids of its sizes.
+
+    run: with adapters/ and llm/. sizes: which to keep, the first one the default; None keeps all. Tokens of the others
+    are left out, so that nobody can ask for what was not trained. Raises `V2FlowError`.
+    """
+    adapters, source = run / ADAPTERS, run / "llm" / "config.json"
+    missing = [name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS, ROWS) if not (adapters / name).is_file()]
+    if missing:
+        raise ModelFolderError(
+            f"{adapters}: no {', '.join(missing)}; train llm --set lora.rank=R writes them"
+        )
+    vocabulary = VisualVocabulary.from_llm_config(load_json(source), str(source))
+    kept = list(vocabulary.grids) if sizes is None else list(dict.fromkeys(sizes))
+    if unknown := [size for size in kept if size not in vocabulary.grids]:
+        raise RequestError(f"--size {unknown[0]}: the LLM has {', '.join(vocabulary.grids)}")
+    # Tokens of sizes stand in the LLM's order, whichever is the default.
+    grids = {size: list(grid) for size, grid in vocabulary.grids.items() if size in kept}
+    dropped = {vocabulary.size_token_ids[size] for size in vocabulary.grids if size not in kept}
+    with whole_folder(out) as building:
+        save_json(config_of(kept[0]), building / "config.json")
+        save_json(Recipe(base, vae, grids), building / RECIPE)
+        shutil.copytree(adapters, building / ADAPTERS)
+        rows = load_weights(adapters / ROWS)
+        ids = torch.arange(vocabulary.text_vocab_size, vocabulary.visual_offset + vocabulary.codebook_size)
+        chosen = torch.tensor([int(id_) not in dropped for id_ in ids])
+        rows = {name: values[chosen].contiguous() for name, values in rows.items()}
+        save_file(rows, str(building / ADAPTERS / ROWS), metadata={"format": "pt"})
+        tokenizer = building / "visual_tokenizer"
+        tokenizer.mkdir()
+        shutil.copy(visual_tokenizer / "config.json", tokenizer / "config.json")
+        weights = load_weights(visual_tokenizer / "model.safetensors")
+        halved = {k: v.to(torch.bfloat16) if v.is_floating_point() else v for k, v in weights.items()}
+        save_file(halved, str(tokenizer / "model.safetensors"), metadata={"format": "pt"})
+    return grids
