@@ -70,7 +70,14 @@ setup(
             "uvicorn>=0.30",
         ],
         "trace": ["opentelemetry-exporter-otlp-proto-http>=1.30,<2", "opentelemetry-sdk>=1.30,<2"],
-        "train": ["peft>=0.21,<0.22", "resvg-py>=0.5", "torchmetrics>=1.9,<2", "webdataset>=1.0,<2"],
+        "smollm2": ["gguf>=0.17,<1"],
+        "train": [
+            "gguf>=0.17,<1",
+            "peft>=0.21,<0.22",
+            "resvg-py>=0.5",
+            "torchmetrics>=1.9,<2",
+            "webdataset>=1.0,<2",
+        ],
         "dev": [
             "datasets>=4,<6",
             "httpx>=0.28,<0.29",

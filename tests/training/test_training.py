@@ -124,6 +124,14 @@ def test_a_resumed_run_ends_with_the_same_weights(
             assert difference.mean() < 1e-5 and difference.max() < 5e-4, f"{part} {key}"
 
 
+def test_a_finished_run_goes_on_for_more_steps(root: Path) -> None:
+    out = root / "runs" / "vae-longer"
+    for steps in (2, 5):
+        assert main(command(root, "vae", "vae-longer", "--set", f"loop.steps={steps}")) == 0
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5]
+
+
 def test_the_decoder_trains_on_while_the_codes_stay(root: Path) -> None:
     model = root / "runs" / "llm" / "squares"
     extra = ["--init", str(model), "--set", "freeze_codes=true"]

@@ -146,8 +146,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _identity(args: argparse.Namespace, settings: dict[str, Any], stage: Stage) -> dict[str, Any]:
-    """What must be equal for a run to go on: all that changes the result."""
-    loop = {key: value for key, value in settings["loop"].items() if key != "accumulate"}
+    """What must be equal for a run to go on: all that changes the result but its length, so that one can be prolonged."""
+    loop = {key: value for key, value in settings["loop"].items() if key not in ("accumulate", "steps")}
     return {
         "stage": args.subcommand,
         "settings": settings | {"loop": loop},

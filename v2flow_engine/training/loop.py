@@ -138,7 +138,8 @@ def train(
 
     Args:
         identity: what must be equal for a resume to make sense; kept in the checkpoint. The number of processes and
-            `accumulate` may change.
+            `accumulate` may change, and `steps`: a run of more steps goes on where it ended, with the learning rate
+            of the longer cosine.
         ranks: the processes that train together; None is one alone, on the stage's device.
     """
     ranks = ranks or Ranks(stage.device)
