@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
 
-from v2flow_vllm import cpu_norms
+from v2flow_vllm import cpu_norms, whole_prompts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,6 +30,7 @@ class VisualTokensConfig(VerifyAndUpdateConfig):
     def verify_and_update_config(vllm_config: VllmConfig) -> None:
         """Change `vllm_config` in place."""
         cpu_norms.prefer(vllm_config)
+        whole_prompts.prefer(vllm_config)
         if vllm_config.use_v2_model_runner and not _v2_takes_processors():
             return  # guidance does without; forced tokens between free ones are refused then
         model = vllm_config.model_config

@@ -146,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _identity(args: argparse.Namespace, settings: dict[str, Any], stage: Stage) -> dict[str, Any]:
-    """What must be equal for a run to go on: all that changes the result but its length, so that one can be prolonged."""
+    """What must be equal for a run to go on: all that changes the result, but for its length."""
     loop = {key: value for key, value in settings["loop"].items() if key not in ("accumulate", "steps")}
     return {
         "stage": args.subcommand,
