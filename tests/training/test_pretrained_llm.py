@@ -185,6 +185,13 @@ def test_bad_text_is_named(
     assert message in capsys.readouterr().err
 
 
+def test_a_size_that_was_not_trained_is_no_default(root: Path) -> None:
+    given = command(root, "llm", "wide", "--llm", str(root / "tied"), "--set", "loop.steps=1")
+    given.remove(str(root / "data"))
+    assert main(given) == 0
+    assert open_model(root / "runs" / "wide" / "squares").config.default_size == "64x32"
+
+
 def test_transformers_loads_it(root: Path) -> None:
     trained(root, "untied", "loads", "--set", "loop.steps=1")
     _, info = AutoModelForCausalLM.from_pretrained(root / "runs/loads/llm", output_loading_info=True)

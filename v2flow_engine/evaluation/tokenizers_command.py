@@ -162,7 +162,7 @@ def llm_loss(folder: ModelFolder, pictures: Pictures, codes: torch.Tensor) -> fl
     room = int(folder.llm_config["max_position_embeddings"]) - codes.shape[1] - 3
     tokenizer = folder.prompt_encoder.tokenizer
     ids, lengths = prompt_ids(pictures.records, pictures.size, tokenizer, vocabulary, 1, room, seed=1)
-    data = Captioned(ids, lengths, codes)
+    data = Captioned(pictures.size, ids, lengths, codes)
     llm = AutoModelForCausalLM.from_pretrained(
         folder.llm_dir, dtype=torch.float32, local_files_only=True
     ).eval()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
     )
     train(stage, loop, args.out, _identity(args, settings, stage), ranks)
     if args.subcommand == "llm" and ranks.is_first:
-        _assemble(args)
+        _assemble(args, stage.sizes)
     ranks.say(f"done in {time.perf_counter() - started:.0f} s: {args.out}")
     leave(ranks)
     return 0
@@ -264,12 +264,12 @@ def _build_llm(args: argparse.Namespace, ranks: Ranks) -> Built:
     )
 
 
-def _assemble(args: argparse.Namespace) -> None:
+def _assemble(args: argparse.Namespace, sizes: Sequence[str]) -> None:
     from v2flow_engine.config import ModelConfig, load_json
     from v2flow_engine.training.assemble import assemble
 
     grids = load_json(args.out / "llm" / "config.json")["v2flow"]["grids"]
-    size = max(grids, key=lambda name: grids[name][0] * grids[name][1])
+    size = max(sizes, key=lambda name: grids[name][0] * grids[name][1])
     identity = [f"name={args.name}", f"default_size={size}"]
     config, _ = load_settings(ModelConfig, args.model_config, identity)
     folder = assemble(config, args.vae, args.tokenizer, args.out / "llm", args.out / args.name)

@@ -86,8 +86,11 @@ class LlmTraining:
 
 @dataclass(frozen=True)
 class Captioned:
-    """prompt_ids (n, variants, L) and lengths (n, variants) int32; codes (n, S) int16 or wider."""
+    """Pictures of one size "WxH": prompt_ids (n, variants, L) and lengths (n, variants) int32; codes (n, S) int16 or
+    wider.
+    """
 
+    size: str
     prompt_ids: torch.Tensor
     lengths: torch.Tensor
     codes: torch.Tensor
@@ -109,7 +112,9 @@ class Captioned:
 
     def to(self, device: torch.device) -> Captioned:
         """Move all of it."""
-        return Captioned(self.prompt_ids.to(device), self.lengths.to(device), self.codes.to(device))
+        return Captioned(
+            self.size, self.prompt_ids.to(device), self.lengths.to(device), self.codes.to(device)
+        )
 
 
 class LlmStage(Stage):
@@ -234,6 +239,11 @@ class LlmStage(Stage):
     def counts(self) -> list[int]:
         """Pictures of each size."""
         return [len(data) for data in self.train]
+
+    @property
+    def sizes(self) -> list[str]:
+        """Those that are trained; a base LLM may have more."""
+        return list(dict.fromkeys(data.size for data in self.train))
 
     def loss(self, part: BatchPart) -> dict[str, torch.Tensor]:
         """Cross-entropy of the visual tokens and image_end, in nats per token."""

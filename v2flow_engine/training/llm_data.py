@@ -106,7 +106,7 @@ def build_llm_stage(
                 room,
                 config.loop.seed + 1,
             )
-            made.append(Captioned(ids, lengths, codes.to(torch.int32)))
+            made.append(Captioned(pictures.size, ids, lengths, codes.to(torch.int32)))
         return made
 
     @torch.inference_mode()
