@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from v2flow_engine.serving.backend import Drawn, EncodedPicture
+from v2flow_engine.serving.kernel_cache import bound_kernel_cache
 
 if TYPE_CHECKING:
     from v2flow_engine.checkpoint import ModelFolder
@@ -38,6 +39,7 @@ def start_token_worker(
     def start() -> TokenGenerator:
         return TokenGenerator(folder, max_num_seqs=settings.max_num_seqs, guided=settings.guided)
 
+    bound_kernel_cache()
     return TokenWorker(start, max_in_flight=_in_flight(settings), on_death=on_death)
 
 
@@ -51,6 +53,7 @@ def start_decoder_worker(
     def start() -> DecoderEngine:
         return DecoderEngine.from_folder(folder, settings.device)
 
+    bound_kernel_cache()
     return DecoderWorker(start, max_in_flight=2 * _in_flight(settings), on_death=on_death)
 
 
