@@ -96,7 +96,7 @@ def merge(path: Path, base: Path, vae: Path, out: Path, grids: dict[str, list[in
 
     Weights are those of the base's dtype. Raises `ModelFolderError` for adapters that do not fit the base.
     """
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
     from v2flow_engine.checkpoint import load_weights
     from v2flow_engine.converting.extend import add_visual_tokens
@@ -111,7 +111,7 @@ def merge(path: Path, base: Path, vae: Path, out: Path, grids: dict[str, list[in
     rows = load_weights(adapters / ROWS)
     used = set()
     for file in sorted((out / "llm").glob("*.safetensors")):
-        weights = load_file(str(file))
+        weights = load_weights(file)
         for name in weights.keys() & products.keys():
             weights[name] = _added(weights[name], products[name], f"{adapters}: {name}")
         for name in weights.keys() & rows.keys():

@@ -9,10 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.shaped_llm import SHAPES, build_plain_llm
-from tests.training.test_pretrained_llm import LORA, SIZES, UNTIED, convert
+from tests.training.test_pretrained_llm import LORA, write_llms
 from tests.training.test_training import command
-from tests.training.tiny_run import write_all
 from v2flow_engine import adapted_model
 from v2flow_engine.adapted_model import merge, whole_model
 from v2flow_engine.checkpoint import ModelFolder, open_model
@@ -23,14 +21,8 @@ from v2flow_engine.errors import ModelFolderError
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two LLMs trained by adapters, runs/tied and runs/untied, from tied-base and untied-base."""
-    root = tmp_path_factory.mktemp("adapted")
-    write_all(root)
-    assert main(command(root, "vae", "vae")) == 0
-    model = ["--set", "model.text_vocab_size=null", "--set", "model.code_dim=128"]
-    assert main(command(root, "tokenizer", "tokenizer", *model)) == 0
-    for name, tied in (("tied", True), ("untied", False)):
-        build_plain_llm(root / f"{name}-base", **SHAPES[UNTIED] | {"tie_word_embeddings": tied})
-        assert main(convert(root, name, *SIZES)) == 0
+    root = write_llms(tmp_path_factory.mktemp("adapted"))
+    for name in ("tied", "untied"):
         assert main(command(root, "llm", name, "--llm", str(root / name), *LORA)) == 0
     return root
 

@@ -27,7 +27,11 @@ LORA = ["--set", "lora.rank=4", "--set", "lora.alpha=8"]
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data, a trained autoencoder and tokenizer, and two LLMs with visual tokens: tied/ and untied/."""
-    root = tmp_path_factory.mktemp("pretrained")
+    return write_llms(tmp_path_factory.mktemp("pretrained"))
+
+
+def write_llms(root: Path) -> Path:
+    """What `root` says, in a new folder; the LLMs' bases are tied-base/ and untied-base/."""
     write_all(root)
     assert main(command(root, "vae", "vae")) == 0
     model = ["--set", "model.text_vocab_size=null", "--set", "model.code_dim=128"]

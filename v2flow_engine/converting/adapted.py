@@ -21,6 +21,7 @@ from v2flow_engine.checkpoint import load_weights
 from v2flow_engine.config import ModelConfig, load_json, save_json
 from v2flow_engine.errors import ModelFolderError, RequestError
 from v2flow_engine.files import whole_folder
+from v2flow_engine.training.assemble import WEIGHTS, copy_in_bfloat16
 from v2flow_engine.vocabulary import VisualVocabulary
 
 
@@ -60,10 +61,5 @@ def write_adapted(
         chosen = torch.tensor([int(id_) not in dropped for id_ in ids])
         rows = {name: values[chosen].contiguous() for name, values in rows.items()}
         save_file(rows, str(building / ADAPTERS / ROWS), metadata={"format": "pt"})
-        tokenizer = building / "visual_tokenizer"
-        tokenizer.mkdir()
-        shutil.copy(visual_tokenizer / "config.json", tokenizer / "config.json")
-        weights = load_weights(visual_tokenizer / "model.safetensors")
-        halved = {k: v.to(torch.bfloat16) if v.is_floating_point() else v for k, v in weights.items()}
-        save_file(halved, str(tokenizer / "model.safetensors"), metadata={"format": "pt"})
+        copy_in_bfloat16(visual_tokenizer, building / "visual_tokenizer", WEIGHTS["visual_tokenizer"])
     return grids

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from v2flow_engine.errors import DataError
+from v2flow_engine.tables import read_table
 from v2flow_engine.training.emoji.captions import words_of
 from v2flow_engine.training.emoji.words import plural
 
@@ -47,17 +48,9 @@ def read_questions(path: Path = UNSEEN_WORDS) -> list[Question]:
 
     Raises `DataError` naming the line for one that is not so, and for a file that cannot be read or is empty.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise DataError(f"the prompts {path} cannot be read: {reason}") from error
-    expected = " TAB ".join(COLUMNS)
-    if not lines or lines[0].split("\t") != list(COLUMNS):
-        raise DataError(f"{path}, line 1: expected the header {expected}, got {''.join(lines[:1])!r}")
-    questions = [_question(f"{path}, line {number}", line) for number, line in enumerate(lines[1:], start=2)]
+    questions = [_question(place, *cells) for place, cells in read_table(path, COLUMNS, "prompts")]
     if not questions:
-        raise DataError(f"{path} has no prompts; expected lines of {expected} below the header")
+        raise DataError(f"{path} has no prompts; expected lines of {' TAB '.join(COLUMNS)} below the header")
     return questions
 
 
@@ -93,11 +86,7 @@ def check_unseen(questions: Sequence[Question], labels: Collection[str], vocabul
             )
 
 
-def _question(place: str, line: str) -> Question:
-    cells = [cell.strip() for cell in line.split("\t")]
-    if len(cells) != len(COLUMNS) or not all(cells):
-        raise DataError(f"{place}: expected {' TAB '.join(COLUMNS)}, got {line!r}")
-    prompt, label, kind = cells
+def _question(place: str, prompt: str, label: str, kind: str) -> Question:
     if kind not in KINDS:
         raise DataError(f"{place}: kind {kind!r} is unknown; expected one of {', '.join(KINDS)}")
     return Question(prompt, label, kind, place)

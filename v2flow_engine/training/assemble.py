@@ -9,9 +9,9 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from v2flow_engine.checkpoint import ModelFolder, open_model
+from v2flow_engine.checkpoint import ModelFolder, load_weights, open_model
 from v2flow_engine.config import ModelConfig, save_json
 
 WEIGHTS = {
@@ -34,14 +34,18 @@ def assemble(
         ("visual_tokenizer", visual_tokenizer_dir),
         ("vae", autoencoder_dir),
     ):
-        (building / name).mkdir()
-        for path in sorted(source.iterdir()):
-            if path.suffix == ".json":
-                shutil.copy(path, building / name / path.name)
-        weights = load_file(str(source / WEIGHTS[name]))
-        halved = {k: v.to(torch.bfloat16) if v.is_floating_point() else v for k, v in weights.items()}
-        save_file(halved, str(building / name / WEIGHTS[name]), metadata={"format": "pt"})
+        copy_in_bfloat16(source, building / name, WEIGHTS[name])
     open_model(building)
     shutil.rmtree(out, ignore_errors=True)
     building.rename(out)
     return open_model(out)
+
+
+def copy_in_bfloat16(source: Path, target: Path, weights_name: str) -> None:
+    """A part's JSON files and weights, in a new folder `target`. Raises `ModelFolderError` for damaged weights."""
+    target.mkdir()
+    for path in sorted(source.glob("*.json")):
+        shutil.copy(path, target / path.name)
+    weights = load_weights(source / weights_name)
+    halved = {k: v.to(torch.bfloat16) if v.is_floating_point() else v for k, v in weights.items()}
+    save_file(halved, str(target / weights_name), metadata={"format": "pt"})

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from v2flow_engine.adapted_model import ADAPTERS
@@ -257,24 +258,24 @@ class LlmStage(Stage):
         image = self._loss_of(self.net, train, rows, variants, dropped, hidden)
         if self.kept_text is None:
             return {"loss": image}
-        behind = train.sequences(self.vocabulary, rows, variants)
-        text = self._text_divergence(behind, draws)
+        text = self._text_divergence(train, rows, variants, draws)
         return {"loss": image + text, "image_loss": image, "text_divergence": text}
 
-    def _text_divergence(self, images: list[torch.Tensor], draws: Draws) -> torch.Tensor:
+    def _text_divergence(
+        self, train: Captioned, rows: torch.Tensor, variants: torch.Tensor, draws: Draws
+    ) -> torch.Tensor:
         """How far the base's expectations have moved on the windows that some samples bring, alone or behind an image.
 
-        images: ids of the samples' prompts and images. It is a mean over all samples: with a share of s each window
-        counts 1 / s.
+        It is a mean over all samples: with a share of s each window counts 1 / s.
         """
         brings = draws.rand(1)[:, 0] < self.config.text_share
         behind, windows = draws.rand(1)[:, 0] < 0.5, self.kept_text[draws.randint(len(self.kept_text))].long()
         total = torch.zeros((), device=self.device)
         for chosen, lead in ((brings & ~behind, False), (brings & behind, True)):
-            rows = chosen.nonzero()[:, 0].tolist()
-            if rows:
-                before = [images[row] if lead else images[row][:0] for row in rows]
-                total = total + text_divergence(self.net, self.known, before, windows[rows]).sum()
+            if chosen.any():
+                before = train.sequences(self.vocabulary, rows[chosen], variants[chosen])
+                before = before if lead else [ids[:0] for ids in before]
+                total = total + text_divergence(self.net, self.known, before, windows[chosen]).sum()
         return total / (self.config.text_share * len(brings))
 
     def _loss_of(self, net: nn.Module, data: Captioned, *args: torch.Tensor | None) -> torch.Tensor:
@@ -414,11 +415,9 @@ def text_divergence(
     """
     length = windows.shape[1]
     starts = torch.tensor([len(ids) for ids in before], device=windows.device)
-    sequence = windows.new_zeros((len(windows), int(starts.max()) + length))
-    for row, ids in enumerate(before):
-        sequence[row, : len(ids)] = ids
     places = starts[:, None] + torch.arange(length, device=windows.device)
-    sequence.scatter_(1, places, windows)
+    # Padding stands behind the text, where causal attention does not look.
+    sequence = pad_sequence([torch.cat(pair) for pair in zip(before, windows, strict=True)], batch_first=True)
     with torch.no_grad():
         expected = known(input_ids=windows[:, :-1], use_cache=False).logits.float().log_softmax(dim=-1)
     hidden = net.model(input_ids=sequence[:, :-1], use_cache=False).last_hidden_state

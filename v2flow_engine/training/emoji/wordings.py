@@ -11,6 +11,7 @@ from pathlib import Path
 
 from v2flow_engine.errors import DataError
 from v2flow_engine.evaluation.unseen_words import GENERIC_WORDS, content_words, read_questions
+from v2flow_engine.tables import read_table
 from v2flow_engine.training.emoji.captions import words_of
 from v2flow_engine.training.emoji.catalogue import Emoji, normalise_hexcode
 from v2flow_engine.training.emoji.sources import find_package, read_members
@@ -48,20 +49,9 @@ def read_wordings(path: Path = WORDINGS) -> dict[str, tuple[str, ...]]:
 
     Raises `DataError` naming the line for one that is not so, and for a file that cannot be read.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise DataError(f"the wordings {path} cannot be read: {reason}") from error
-    expected = " TAB ".join(COLUMNS)
-    if not lines or lines[0].split("\t") != list(COLUMNS):
-        raise DataError(f"{path}, line 1: expected the header {expected}, got {''.join(lines[:1])!r}")
     table: dict[str, list[str]] = {}
-    for number, line in enumerate(lines[1:], start=2):
-        cells = [cell.strip() for cell in line.split("\t")]
-        if len(cells) != len(COLUMNS) or not all(cells):
-            raise DataError(f"{path}, line {number}: expected {expected}, got {line!r}")
-        table.setdefault(cells[0], []).append(cells[1])
+    for _, (label, wording) in read_table(path, COLUMNS, "wordings"):
+        table.setdefault(label, []).append(wording)
     return {label: tuple(wordings) for label, wordings in table.items()}
 
 
