@@ -99,6 +99,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def mebibytes(folder: Path) -> float:
+    """Size of all files below a folder, in MiB."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20
+
+
 def temporary_name(path: Path) -> Path:
     """Where a file grows until it is whole: beside it, hidden."""
     return path.with_name(f".{path.name}.tmp")

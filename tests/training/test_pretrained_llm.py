@@ -17,7 +17,7 @@ from tests.training.tiny_run import write_all
 from v2flow_engine.checkpoint import open_model
 from v2flow_engine.cli import main
 from v2flow_engine.training.kept_text import read_texts, text_windows
-from v2flow_engine.training.llm import text_divergence
+from v2flow_engine.training.llm_losses import text_divergence
 
 SIZES = ["--size", "64x64", "64x32"]
 UNTIED = next(name for name, shape in SHAPES.items() if not shape.get("tie_word_embeddings", False))

@@ -39,11 +39,12 @@ def run(args: argparse.Namespace) -> int:
     from v2flow_engine.checkpoint import embedded_models
     from v2flow_engine.config import ModelConfig
     from v2flow_engine.converting.adapted import write_adapted
+    from v2flow_engine.files import mebibytes
     from v2flow_engine.training.settings import DEFAULTS, load_settings
 
     if args.vae not in embedded_models():
         raise RequestError(f"--vae {args.vae}: expected one of {', '.join(embedded_models())}")
-    vocabulary = write_adapted(
+    grids = write_adapted(
         args.run,
         args.visual_tokenizer,
         args.base,
@@ -56,6 +57,5 @@ def run(args: argparse.Namespace) -> int:
         )[0],
         args.out,
     )
-    mebibytes = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file()) / 2**20
-    print(f"wrote    {args.out}: {', '.join(vocabulary)}, {mebibytes:.1f} MiB")
+    print(f"wrote    {args.out}: {', '.join(grids)}, {mebibytes(args.out):.1f} MiB")
     return 0

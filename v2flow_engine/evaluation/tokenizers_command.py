@@ -155,7 +155,8 @@ def llm_loss(folder: ModelFolder, pictures: Pictures, codes: torch.Tensor) -> fl
     """Mean cross-entropy of the pictures' codes (n, S) and image_end under the model's LLM, in nats per token."""
     from transformers import AutoModelForCausalLM
 
-    from v2flow_engine.training.llm import Captioned, visual_token_loss
+    from v2flow_engine.training.captioned import Captioned
+    from v2flow_engine.training.llm_losses import visual_token_loss
     from v2flow_engine.training.text import prompt_ids
 
     vocabulary = folder.vocabulary

@@ -13,7 +13,7 @@ import torch
 from v2flow_engine.checkpoint import ModelFolder, open_model
 from v2flow_engine.cores import usable_cores
 from v2flow_engine.errors import DataError, RequestError
-from v2flow_engine.files import told_as_output_error
+from v2flow_engine.files import mebibytes, told_as_output_error
 from v2flow_engine.fitting import FITS, parse_color
 from v2flow_engine.training.loop import Stage, train
 from v2flow_engine.training.pictures import HELDOUT_SHARE, Pictures, load_pictures
@@ -273,5 +273,4 @@ def _assemble(args: argparse.Namespace, sizes: Sequence[str]) -> None:
     identity = [f"name={args.name}", f"default_size={size}"]
     config, _ = load_settings(ModelConfig, args.model_config, identity)
     folder = assemble(config, args.vae, args.tokenizer, args.out / "llm", args.out / args.name)
-    size_mib = sum(p.stat().st_size for p in folder.path.rglob("*") if p.is_file()) / 2**20
-    print(f"model folder: {folder.path} ({size_mib:.1f} MiB)", flush=True)
+    print(f"model folder: {folder.path} ({mebibytes(folder.path):.1f} MiB)", flush=True)

@@ -19,9 +19,10 @@ from v2flow_engine.llm_config import longest_sequence
 from v2flow_engine.models.vae import Autoencoder
 from v2flow_engine.models.visual_tokenizer import VisualTokenizer
 from v2flow_engine.prompts import PromptEncoder
+from v2flow_engine.training.captioned import Captioned
 from v2flow_engine.training.kept_text import text_windows
 from v2flow_engine.training.latents import cached_codes, cached_latents
-from v2flow_engine.training.llm import Captioned, LlmStage, LlmTraining
+from v2flow_engine.training.llm import LlmStage, LlmTraining
 from v2flow_engine.training.pictures import Pictures
 from v2flow_engine.training.ranks import Ranks
 from v2flow_engine.training.sheets import save_sheet
