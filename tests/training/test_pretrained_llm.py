@@ -109,14 +109,14 @@ def test_text_is_kept(root: Path) -> None:
     """With text, what the base expects of it moves less than without, alone and behind an image."""
     text = root / "text.jsonl"
     text.write_text(json.dumps({"text": "the quick brown fox jumps over the lazy dog " * 12}) + "\n")
-    often = ["--set", "text_share=0.5", "--set", "text_window=8", *LORA]
+    often = ["--set", "text_share=0.5", "--set", "text_window=8", "--set", "text_weight=2", *LORA]
     often += ["--set", "loop.steps=40", "--set", "loop.learning_rate=0.01"]
     trained(root, "tied", "kept", "--set", "loop.bf16=true", *often, "--text", str(text))
     trained(root, "tied", "not-kept", "--set", "loop.bf16=true", *often)
     lines = [json.loads(line) for line in (root / "runs/kept/metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "image_loss" in line]
     assert all(
-        line["loss"] == pytest.approx(line["image_loss"] + line["text_divergence"], rel=1e-5)
+        line["loss"] == pytest.approx(line["image_loss"] + 2 * line["text_divergence"], rel=1e-5)
         for line in steps
     )
     assert steps[-1]["image_loss"] < steps[0]["image_loss"]
@@ -212,6 +212,7 @@ def test_transformers_loads_it(root: Path) -> None:
         ("tied", ["--set", "lora.rank=0"], "at least 1"),
         ("tied", ["--set", "head=text"], "all, visual"),
         ("tied", ["--set", "text_share=0"], "(0, 1]"),
+        ("tied", ["--set", "text_weight=0"], "text_weight must be above 0"),
         ("tied", ["--text", "nowhere.txt"], "nowhere.txt cannot be read"),
         (None, ["--text", "README.md"], "--llm"),
         (None, ["--set", "start=random"], "--llm DIR"),
