@@ -43,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--images", type=int, default=1000, help="of each way (default: %(default)s)")
     options.add_argument("--plain-images", type=int, help="of the plain loop, whose speed does not change")
     options.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY")
+    options.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of every way")
     options.add_argument(
         "--scale",
         type=int,
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> dict:
         def measure(name: str, way: str, images: int) -> None:
             out = Path(scratch) / str(len(measured))
             out.mkdir()
-            measured[name] = WAYS[way](model, prompts, images, out)
+            measured[name] = WAYS[way](model, prompts, images, out, args.dtype)
             print(f"{name}: {measured[name].rate:.2f} images/s", file=sys.stderr, flush=True)
 
         if args.scale:
@@ -85,6 +86,7 @@ def run(args: argparse.Namespace) -> dict:
     return {
         "machine": machine("cpu"),
         "model": args.model,
+        "dtype": args.dtype,
         "ways": {
             name: dataclasses.asdict(each) | {"images_per_second": each.rate, "ratio": each.rate / first}
             for name, each in measured.items()
@@ -96,7 +98,7 @@ def table(report: dict) -> str:
     """The report for a reader."""
     told = report["machine"]
     lines = [
-        f"{report['model']}; {told['device']}, {told['threads']} threads, torch {told['torch']}",
+        f"{report['model']}, {report['dtype']}; {told['device']}, {told['threads']} threads, torch {told['torch']}",
         "",
         f"{'':<26}{'images':>8}{'images/s':>10}{'ratio':>8}{'loading':>10}{'overhead':>10}",
     ]

@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--model", metavar="NAME|DIR", default="v2flow-emoji")
     options.add_argument("--url", help="of a server that runs, in place of starting one; it must need no key")
+    options.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of both stages")
     options.add_argument("--single-process", action="store_true", help="without Ray")
     for stage in ("token", "decoder"):
         options.add_argument(f"--{stage}-replicas", default="1", metavar="R", help="on Ray")
@@ -83,11 +84,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise RequestError("--chaos starts a server of its own: it does not go with --url")
     model = str(open_model(args.model).path)
     load = Load(example_prompts(), args.partials)
-    report: dict[str, Any] = {"machine": machine("cpu"), "model": args.model, "partials": args.partials}
+    report: dict[str, Any] = {"machine": machine("cpu"), "model": args.model, "dtype": args.dtype}
+    report["partials"] = args.partials
     if args.direct and not args.chaos:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            report["direct_seconds"] = pool.submit(direct, model, load.prompts, args.direct).result()
-    options = ["--model", model]
+            report["direct_seconds"] = pool.submit(
+                direct, model, load.prompts, args.direct, args.dtype
+            ).result()
+    options = ["--model", model, "--dtype", args.dtype]
     if args.single_process:
         options.append("--single-process")
     else:
@@ -106,14 +110,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
-def direct(model: str, prompts: Sequence[str], count: int) -> float:
+def direct(model: str, prompts: Sequence[str], count: int, dtype: str) -> float:
     """Median seconds of one picture at a time through the same stages without a server, as a PNG file's bytes."""
     from v2flow_engine.generation.image_request import plan_requests
     from v2flow_engine.generation.parameters import GenerationParameters
     from v2flow_engine.generation.pipeline import Pipeline
     from v2flow_engine.offline.stages import make_images, make_tokens
 
-    with Pipeline.from_pretrained(model) as pipeline:
+    with Pipeline.from_pretrained(model, dtype=dtype) as pipeline:
         parameters = GenerationParameters.resolve(pipeline.folder)
         prompts = [prompts[i % len(prompts)] for i in range(count + 2)]
         seconds = []
@@ -177,7 +181,8 @@ def table(report: dict[str, Any]) -> str:
     """The report for a reader."""
     about = report["machine"]
     lines = [
-        f"{report['model']}, {report['mode']}; {about['device']}, {about['threads']} threads, torch {about['torch']}",
+        f"{report['model']}, {report['dtype']}, {report['mode']}; {about['device']}, {about['threads']} threads, torch "
+        f"{about['torch']}",
         "",
         f"{'':<22}{'images/s':>10}{'ratio':>8}{'answered':>12}"
         f"{'first partial p50 p95 p99':>28}{'image p50 p95 p99':>24}",

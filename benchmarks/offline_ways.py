@@ -38,18 +38,19 @@ class Measured:
 
 
 def in_own_process(
-    way: Callable[[str, Sequence[str], int, Path], Measured],
+    way: Callable[[str, Sequence[str], int, Path, str], Measured],
     model: str,
     prompts: Sequence[str],
     images: int,
     out: Path,
+    dtype: str,
 ) -> Measured:
     """Run a way where nothing else was loaded."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(way, model, prompts, images, out).result()
+        return pool.submit(way, model, prompts, images, out, dtype).result()
 
 
-def plain_loop(model: str, prompts: Sequence[str], images: int, out: Path) -> Measured:
+def plain_loop(model: str, prompts: Sequence[str], images: int, out: Path, dtype: str) -> Measured:
     """Batches through transformers' guided `generate`, the plain sampler, the autoencoder, and Pillow."""
     from PIL import Image
 
@@ -57,6 +58,7 @@ def plain_loop(model: str, prompts: Sequence[str], images: int, out: Path) -> Me
     from benchmarks.token_writers import Writer, transformers_writer
     from v2flow_engine.checkpoint import open_model
     from v2flow_engine.decoding.decoder import Decoder
+    from v2flow_engine.precision import decoder_dtype
 
     started = time.perf_counter()
     folder = open_model(model)
@@ -72,11 +74,11 @@ def plain_loop(model: str, prompts: Sequence[str], images: int, out: Path) -> Me
         guidance_scale=parameters.guidance_scale,
         temperature=parameters.temperature,
         top_k=parameters.top_k,
-        dtype="float32",
+        dtype=dtype,
         device="cpu",
     )
     write = transformers_writer(Writer("transformers"), work)
-    decoder = Decoder.from_folder(folder)
+    decoder = Decoder.from_folder(folder, "cpu", decoder_dtype(dtype, "cpu"))
     decoder.max_batch = BATCH
 
     def make(numbers: range) -> None:
@@ -93,7 +95,7 @@ def plain_loop(model: str, prompts: Sequence[str], images: int, out: Path) -> Me
     return Measured(images, time.perf_counter() - loaded, loaded - started)
 
 
-def single_process(model: str, prompts: Sequence[str], images: int, out: Path) -> Measured:
+def single_process(model: str, prompts: Sequence[str], images: int, out: Path, dtype: str) -> Measured:
     """The two stages of `v2flow generate`, one after the other, without Ray; whole files, no manifest."""
     from v2flow_engine.files import write_whole
     from v2flow_engine.generation.pipeline import Pipeline
@@ -102,7 +104,7 @@ def single_process(model: str, prompts: Sequence[str], images: int, out: Path) -
 
     started = time.perf_counter()
     requests = plan(model, prompts, images)
-    with Pipeline.from_pretrained(model) as pipeline:
+    with Pipeline.from_pretrained(model, dtype=dtype) as pipeline:
 
         def make(some: Sequence[Any]) -> None:
             tokens = make_tokens(pipeline.folder, pipeline.token_generator, some)
@@ -119,7 +121,13 @@ def single_process(model: str, prompts: Sequence[str], images: int, out: Path) -
 
 
 def ray_data(
-    model: str, prompts: Sequence[str], images: int, out: Path, token_actors: int, decoder_actors: int
+    model: str,
+    prompts: Sequence[str],
+    images: int,
+    out: Path,
+    dtype: str,
+    token_actors: int,
+    decoder_actors: int,
 ) -> Measured:
     """`v2flow generate` with so many actors, as a user runs it.
 
@@ -129,7 +137,7 @@ def ray_data(
     rows = out.with_suffix(".txt")
     rows.write_text("".join(f"{prompts[i % len(prompts)]}\n" for i in range(images)), encoding="utf-8")
     actors = ("--token-actors", str(token_actors), "--decoder-actors", str(decoder_actors))
-    run_generate("--model", model, "--prompts", str(rows), "--out", str(out), *actors)
+    run_generate("--model", model, "--dtype", dtype, "--prompts", str(rows), "--out", str(out), *actors)
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     timings = [json.loads(line)["timings"] for line in (out / "manifest.jsonl").open(encoding="utf-8")]
     return steady(metrics, timings, {"tokens": token_actors, "decoder": decoder_actors})

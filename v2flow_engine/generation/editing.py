@@ -23,6 +23,7 @@ from v2flow_engine.generation.image_request import ImageRequest, plan_requests
 from v2flow_engine.generation.parameters import GenerationParameters
 from v2flow_engine.generation.pipeline import GeneratedImage, describe_parameters
 from v2flow_engine.masks import pixel_mask, touched_cells
+from v2flow_engine.precision import named_dtype
 from v2flow_engine.reading import WHITE, Color, to_rgb
 
 if TYPE_CHECKING:
@@ -87,10 +88,7 @@ def plan_edit(
 
 def run_edit(pipeline: Pipeline, plan: EditPlan, *, raw: bool = False) -> list[EditedImage]:
     """Make the pictures of a plan, in order. Raises `EngineDeadError` if the LLM's engine stopped working."""
-    from v2flow_engine.generation.image_tokenizer import ImageTokenizer
-
-    folder, requests = pipeline.folder, plan.requests
-    tokenizer = ImageTokenizer(folder, pipeline.decoder)
+    folder, requests, tokenizer = pipeline.folder, plan.requests, pipeline.image_tokenizer
     latents = tokenizer.latents_of([plan.picture])
     forced = forced_ids(folder, plan, tokenizer.encode_latents(latents)[0].codes)
     written = pipeline.token_generator.generate(
@@ -106,7 +104,8 @@ def run_edit(pipeline: Pipeline, plan: EditPlan, *, raw: bool = False) -> list[E
             for request, ids in zip(requests, written, strict=True)
         ]
     )
-    return _finish(folder, plan, drawn, raw)
+    described = describe_parameters(folder, requests[0].parameters) | named_dtype(pipeline.dtype)
+    return _finish(plan, drawn, {**described, "raw": raw})
 
 
 def forced_ids(folder: ModelFolder, plan: EditPlan, codes: torch.Tensor) -> list[int | None]:
@@ -130,15 +129,13 @@ def positions_in(config: VisualTokenizerConfig, cells: np.ndarray) -> torch.Tens
     return torch.from_numpy(touched_cells(latents, grid))
 
 
-def _finish(folder: ModelFolder, plan: EditPlan, drawn: Sequence[np.ndarray], raw: bool) -> list[EditedImage]:
+def _finish(plan: EditPlan, drawn: Sequence[np.ndarray], how: dict[str, Any]) -> list[EditedImage]:
     """The pictures with the original around them, unless `raw`, and how they were made."""
     mask = Image.fromarray(np.where(plan.mask, 255, 0).astype(np.uint8))
-    described = describe_parameters(folder, plan.requests[0].parameters)
     made = []
     for request, pixels in zip(plan.requests, drawn, strict=True):
-        shown = pixels if raw else with_original(plan, pixels)
-        how = {**described, "raw": raw}
+        shown = pixels if how["raw"] else with_original(plan, pixels)
         made.append(
-            EditedImage(Image.fromarray(shown), request.prompt, request.seed, how, plan.picture, mask)
+            EditedImage(Image.fromarray(shown), request.prompt, request.seed, dict(how), plan.picture, mask)
         )
     return made

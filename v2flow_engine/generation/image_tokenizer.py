@@ -75,7 +75,7 @@ class ImageTokenizer:
 
     Args:
         folder: the model.
-        decoder: of this model; its tokenizer and autoencoder encode as well.
+        decoder: of this model; its tokenizer and autoencoder encode as well where they are in float32.
         batch_size: images at once.
     """
 
@@ -108,9 +108,19 @@ class ImageTokenizer:
         return cls(folder, decoder, batch_size)
 
     @cached_property
+    def _exact(self) -> PictureDecoder:
+        """What encodes: a code is the nearest of many, and which one that is must not be a matter of rounding."""
+        from v2flow_engine.decoding.decoder import Decoder
+
+        parts = self.decoder.tokenizer, self.decoder.autoencoder
+        if all(next(part.parameters()).dtype == torch.float32 for part in parts):
+            return self.decoder
+        return Decoder.from_folder(self.folder, self.decoder.device)
+
+    @cached_property
     def codebook_digest(self) -> str:
         """16 hex digits of the codebook: codes mean the same in all models that share it, and nothing elsewhere."""
-        codebook = self.decoder.tokenizer.quantizer.codebook
+        codebook = self._exact.tokenizer.quantizer.codebook
         return sha256(codebook.float().cpu().numpy().tobytes()).hexdigest()[:16]
 
     def fit(
@@ -295,12 +305,12 @@ class ImageTokenizer:
     @torch.inference_mode()
     def latents_of(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         """RGB pictures of one of the model's sizes -> latents (B, C, h, w), scaled."""
-        return self.decoder.autoencoder.encode(to_pixels(pictures).to(self.decoder.device))
+        return self._exact.autoencoder.encode(to_pixels(pictures).to(self.decoder.device))
 
     @torch.inference_mode()
     def encode_latents(self, latents: torch.Tensor) -> list[ImageCodes]:
         """latents (B, C, h, w), scaled -> the codes of each image."""
-        tokenizer = self.decoder.tokenizer
+        tokenizer = self._exact.tokenizer
         if tokenizer.config.text_vocab_size is not None and tokenizer.vocabulary is None:
             # Read when first needed: decoding does without, and a large LLM's text rows are large.
             tokenizer.set_vocabulary(self.folder.load_text_embedding().to(latents.device))
@@ -312,7 +322,7 @@ class ImageTokenizer:
     def _autoencoded(self, latents: torch.Tensor) -> list[Image.Image]:
         from v2flow_engine.decoding.decoder import to_uint8
 
-        return [Image.fromarray(picture) for picture in to_uint8(self.decoder.autoencoder.decode(latents))]
+        return [Image.fromarray(picture) for picture in to_uint8(self._exact.autoencoder.decode(latents))]
 
 
 def to_pixels(pictures: Sequence[Image.Image | np.ndarray]) -> torch.Tensor:

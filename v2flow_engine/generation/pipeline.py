@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from v2flow_engine.generation.image_request import ImageRequest, plan_requests
 from v2flow_engine.generation.model_files import check_weight_files, model_digest
 from v2flow_engine.generation.parameters import GenerationParameters
 from v2flow_engine.images import ImageMetadata, encode_image, format_of
+from v2flow_engine.precision import decoder_dtype, named_dtype
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from v2flow_engine.decoding.load import PictureDecoder
     from v2flow_engine.decoding.request import DecodeRequest
     from v2flow_engine.generation.editing import EditedImage
+    from v2flow_engine.generation.image_tokenizer import ImageTokenizer
     from v2flow_engine.generation.token_generator import TokenGenerator
     from v2flow_engine.reading import Color
 
@@ -65,31 +68,42 @@ class Pipeline:
     `with` block.
     """
 
-    def __init__(self, folder: ModelFolder, token_generator: TokenGenerator, decoder: PictureDecoder) -> None:
+    def __init__(
+        self,
+        folder: ModelFolder,
+        token_generator: TokenGenerator,
+        decoder: PictureDecoder,
+        dtype: str = "auto",
+    ) -> None:
         self.folder = folder
         self.token_generator = token_generator
         self.decoder = decoder
+        self.dtype = dtype
 
     @classmethod
     def from_pretrained(
-        cls, name_or_dir: str | Path = DEFAULT_MODEL, *, device: str | None = None
+        cls, name_or_dir: str | Path = DEFAULT_MODEL, *, device: str | None = None, dtype: str = "auto"
     ) -> Pipeline:
         """Load a model by the name of an embedded one or by its folder.
 
         Args:
             device: of the decoder; None takes a GPU where there is one. The LLM runs where the installed
                 vLLM does.
+            dtype: that both compute in, "float32" or "bfloat16"; "auto" is float32 on a CPU and bfloat16 on a GPU.
 
         Raises:
             ModelFolderError: the model is unknown, incomplete or damaged; found before any engine starts.
+            RequestError: an unknown dtype.
         """
+        device = device or default_device()
+        precision = decoder_dtype(dtype, device)
         folder = open_model(name_or_dir)
         check_weight_files(folder)
         from v2flow_engine.decoding.load import load_decoder
         from v2flow_engine.generation.token_generator import TokenGenerator
 
-        decoder = load_decoder(folder, device=device or default_device())
-        return cls(folder, TokenGenerator(folder), decoder)
+        decoder = load_decoder(folder, device=device, dtype=precision)
+        return cls(folder, TokenGenerator(folder, dtype=dtype), decoder, dtype)
 
     def generate(
         self,
@@ -138,7 +152,7 @@ class Pipeline:
             negative_prompt=negative_prompt,
         )
         requests = plan_requests(prompts, parameters, n=n, seed=seed)
-        described = describe_parameters(self.folder, parameters)
+        described = describe_parameters(self.folder, parameters) | named_dtype(self.dtype)
         return [
             GeneratedImage(Image.fromarray(pixels), request.prompt, request.seed, dict(described))
             for request, pixels in zip(requests, self.run(requests), strict=True)
@@ -156,6 +170,13 @@ class Pipeline:
     def decode(self, decode_requests: Sequence[DecodeRequest]) -> list[np.ndarray]:
         """What the decoder is asked -> pixels (H, W, 3) uint8 each, in the same order."""
         return self.decoder.decode(decode_requests)
+
+    @cached_property
+    def image_tokenizer(self) -> ImageTokenizer:
+        """The same model's, for pictures that are there already."""
+        from v2flow_engine.generation.image_tokenizer import ImageTokenizer
+
+        return ImageTokenizer(self.folder, self.decoder)
 
     def edit(
         self,

@@ -33,9 +33,10 @@ class ActorConfig:
     """What an actor needs to start.
 
     model: a folder, the same on every node, or a URL. device: of the decoder. identity: what names the model in every
-    picture's metadata. guided: whether any row asks for guidance in the LLM. gpus: the share of one that the actor
-    has. batch_invariant: nothing of a picture depends on its batch (CUDA only): vLLM's kernels for that, and a decoder
-    that makes one picture at a time.
+    picture's metadata. guided: whether any row asks for guidance in the LLM. dtype: of both stages, see `precision`.
+    gpus: the share of one that the actor has.
+    batch_invariant: nothing of a picture depends on its batch (CUDA only): vLLM's kernels for that, and a decoder that
+    makes one picture at a time.
     """
 
     model: str
@@ -43,6 +44,7 @@ class ActorConfig:
     image_format: str
     identity: dict[str, Any]
     guided: bool
+    dtype: str = "auto"
     gpus: float = 0.0
     batch_invariant: bool = False
 
@@ -72,7 +74,9 @@ class TokenActor:
         engine_args: dict[str, Any] = {"enable_prefix_caching": False}
         if 0 < config.gpus < 1:
             engine_args["gpu_memory_utilization"] = 0.9 * config.gpus
-        self.generator = TokenGenerator(self.folder, guided=config.guided, engine_args=engine_args)
+        self.generator = TokenGenerator(
+            self.folder, dtype=config.dtype, guided=config.guided, engine_args=engine_args
+        )
 
     def __call__(self, rows: Rows) -> Rows:
         """A row for each that comes in; of one that is finished already, an empty one."""
@@ -99,10 +103,13 @@ class DecoderActor:
     def __init__(self, config: ActorConfig, feed: ActorHandle) -> None:
         from v2flow_engine.decoding.load import load_decoder
         from v2flow_engine.offline.model_source import open_same_model
+        from v2flow_engine.precision import decoder_dtype
 
         self.config, self.feed, self.worker = config, feed, worker_name()
         self.folder = open_same_model(config.model, config.identity.get("model_digest"))
-        self.decoder = load_decoder(self.folder, device=config.device)
+        self.decoder = load_decoder(
+            self.folder, device=config.device, dtype=decoder_dtype(config.dtype, config.device)
+        )
 
     def __call__(self, rows: Rows) -> Rows:
         """A row for each that comes in; of one that is finished already, an empty one."""

@@ -16,6 +16,7 @@ from v2flow_engine.images import FORMATS
 from v2flow_engine.offline.prepare import check
 from v2flow_engine.offline.shards import CONTAINERS
 from v2flow_engine.offline.sources import INPUT_FORMATS
+from v2flow_engine.precision import DTYPE_HELP, DTYPES
 
 HELP = "Make pictures from prompts, into a folder. Running it again on the same folder makes what is missing."
 RAY_FROM = 8  # pictures; below, Ray would take longer to start than to be of use
@@ -104,6 +105,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="scale of the decoder's noise; less, less variety",
     )
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help=DTYPE_HELP)
     model.add_argument("--solver", choices=SOLVERS, help="of the velocity field; dopri5 chooses its steps")
 
 

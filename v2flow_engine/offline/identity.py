@@ -27,8 +27,10 @@ def fingerprint_of(prompt: str, seed: int, parameters: dict[str, Any], image_for
 
 
 def with_defaults(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Older manifests name neither the guidance schedule nor the solver: there was only one."""
-    return {"guidance_schedule": "constant", "solver": "dpm_solver_pp_2m", **parameters}
+    """Older manifests name neither the guidance schedule nor the solver: there was only one. dtype is named only where
+    it was asked for.
+    """
+    return {"guidance_schedule": "constant", "solver": "dpm_solver_pp_2m", "dtype": "auto", **parameters}
 
 
 def _hash(text: str) -> int:

@@ -23,9 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GenerateJob:
-    """A checked command. model: for the actors, a folder or a URL. identity: what names the model in a manifest."""
+    """A checked command. model: for the actors, a folder or a URL. dtype: of both stages, see `precision`. identity:
+    what names the model, and a dtype that was asked for, in a manifest.
+    """
 
     model: str
+    dtype: str
     identity: dict[str, Any]
     source: Source
     planner: Planner
@@ -54,6 +57,7 @@ def check(args: argparse.Namespace) -> GenerateJob:
     from v2flow_engine.offline.planning import CommandSettings, Planner
     from v2flow_engine.offline.resume import Survey, read_finished, refuse_changes
     from v2flow_engine.offline.sink import OutputFormat, check_out
+    from v2flow_engine.precision import named_dtype
 
     for name, most in (("token_actors", 1024), ("decoder_actors", 1024), ("shard_size", 10**7)):
         if getattr(args, name) is not None:
@@ -62,7 +66,7 @@ def check(args: argparse.Namespace) -> GenerateJob:
     output = OutputFormat.of(args.format, args.image_format, **_shard_limits(args))
     folder = open_model_anywhere(args.model)
     check_weight_files(folder)
-    identity = {"model": folder.config.name, "model_digest": model_digest(folder)}
+    identity = {"model": folder.config.name, "model_digest": model_digest(folder)} | named_dtype(args.dtype)
     overrides = {name: getattr(args, argument) for argument, name in _PARAMETERS.items()}
     settings = CommandSettings(check_whole("n", args.n, 1, 10**6), args.seed, args.prompt_column, overrides)
     planner = Planner(folder, settings, identity, output.label)
@@ -75,7 +79,7 @@ def check(args: argparse.Namespace) -> GenerateJob:
         described = planner.described(survey.first_changed.request.parameters)
         refuse_changes(args.out, survey, described, output.label)
     model = args.model if is_remote(args.model) else str(folder.path.absolute())
-    return GenerateJob(model, identity, source, planner, survey, args.out, output)
+    return GenerateJob(model, args.dtype, identity, source, planner, survey, args.out, output)
 
 
 # argument -> generation parameter

@@ -187,7 +187,7 @@ class JobRun:
 
         model, output = self.job.planner.folder.path, self.job.output
         requests = itertools.chain.from_iterable(batches or self._batches(DECODER_BATCH))
-        return run_here(model, requests, output.image, self.job.identity)
+        return run_here(model, requests, output.image, self.job.identity, self.job.dtype)
 
     def _stream_ray(self, batches: Batches | None, table: LiveTable, logs: str) -> Iterator[FinishedImage]:
         from v2flow_engine.offline import sizing
@@ -249,6 +249,7 @@ class JobRun:
             image_format=job.output.image,
             identity=job.identity,
             guided=job.survey.guided,
+            dtype=job.dtype,
             gpus=size.gpus_per_actor,
             batch_invariant=self.wishes.batch_invariant,
         )

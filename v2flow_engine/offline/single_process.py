@@ -16,10 +16,14 @@ from v2flow_engine.offline.stages import FinishedImage, make_images, make_tokens
 
 
 def run_here(
-    model: str | Path, requests: Iterable[ImageRequest], image_format: str, identity: dict[str, Any]
+    model: str | Path,
+    requests: Iterable[ImageRequest],
+    image_format: str,
+    identity: dict[str, Any],
+    dtype: str = "auto",
 ) -> Iterator[FinishedImage]:
     """Load the model, then yield one `FinishedImage` per request. Raises `EngineDeadError`."""
-    with Pipeline.from_pretrained(model) as pipeline:
+    with Pipeline.from_pretrained(model, dtype=dtype) as pipeline:
         for batch in by_size(requests, DECODER_BATCH):
             tokens = make_tokens(pipeline.folder, pipeline.token_generator, batch)
             yield from make_images(pipeline.folder, pipeline.decoder, batch, tokens, image_format, identity)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from v2flow_engine.errors import OutputError, RequestError
 from v2flow_engine.files import check_folder
+from v2flow_engine.precision import DTYPE_HELP, DTYPES
 
 if TYPE_CHECKING:
     from v2flow_engine.checkpoint import ModelFolder
@@ -90,6 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--unguided", action="store_true", help="half the work of the LLM; guidance_scale must be 1"
     )
     load.add_argument("--device", help="of the decoder; a GPU where there is one")
+    load.add_argument("--dtype", choices=DTYPES, default="auto", help=DTYPE_HELP)
     ray = parser.add_argument_group("replicas on Ray, N or MIN-MAX")
     for stage in ("token", "decoder", "ingress"):
         ray.add_argument(f"--{stage}-replicas", default="1", metavar="R", help="(default: %(default)s)")
@@ -157,6 +159,7 @@ def check(args: argparse.Namespace, image_dir: Path) -> tuple[ModelFolder, Serve
         data_dir=str(args.data_dir.resolve()) if args.data_dir else None,
         names=tuple(args.served_name or ()),
         device=args.device or default_device(),
+        dtype=args.dtype,
         max_num_seqs=args.max_num_seqs,
         guided=not args.unguided,
         key_digests=tuple(digest(key) for key in _keys(args)),

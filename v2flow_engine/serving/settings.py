@@ -84,6 +84,7 @@ class ServerSettings:
     key_digests: SHA-256 in hex of the keys that may call; none lets everybody in. requests_per_minute: of each key
     (or client address without keys); None is without limit. cors_origins: web pages that may call from a browser.
     public_url: what URLs in answers begin with; None takes it from the request.
+    device: of the decoder. dtype: of both stages, see `precision`.
     max_num_seqs: pictures that a token engine writes at once. guided: False halves its work and refuses guidance.
     drain_seconds: what is under way at the end gets so long. traces_url: where spans are sent, None for nowhere.
     """
@@ -93,6 +94,7 @@ class ServerSettings:
     data_dir: str | None = None
     names: tuple[str, ...] = ()
     device: str = "cpu"
+    dtype: str = "auto"
     max_num_seqs: int = 64
     guided: bool = True
     key_digests: tuple[str, ...] = ()

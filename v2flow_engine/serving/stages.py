@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,10 +17,13 @@ from v2flow_engine.serving.backend import Drawn, EncodedPicture
 from v2flow_engine.serving.kernel_cache import bound_kernel_cache
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from v2flow_engine.checkpoint import ModelFolder
     from v2flow_engine.decoding.decoder_worker import DecoderWorker
     from v2flow_engine.decoding.engine.decoder_engine import DecoderEngine
     from v2flow_engine.decoding.request import DecodeRequest
+    from v2flow_engine.generation.image_tokenizer import ImageTokenizer
     from v2flow_engine.generation.request import TokenRequest
     from v2flow_engine.generation.token_generator import TokenGenerator
     from v2flow_engine.generation.token_worker import TokenWorker
@@ -37,7 +41,9 @@ def start_token_worker(
     from v2flow_engine.generation.token_worker import TokenWorker
 
     def start() -> TokenGenerator:
-        return TokenGenerator(folder, max_num_seqs=settings.max_num_seqs, guided=settings.guided)
+        return TokenGenerator(
+            folder, dtype=settings.dtype, max_num_seqs=settings.max_num_seqs, guided=settings.guided
+        )
 
     bound_kernel_cache()
     return TokenWorker(start, max_in_flight=_in_flight(settings), on_death=on_death)
@@ -49,9 +55,12 @@ def start_decoder_worker(
     """Start the decoder's engine in a thread. It takes twice the pictures, so that none written is ever refused."""
     from v2flow_engine.decoding.decoder_worker import DecoderWorker
     from v2flow_engine.decoding.engine.decoder_engine import DecoderEngine
+    from v2flow_engine.precision import decoder_dtype
+
+    dtype = decoder_dtype(settings.dtype, settings.device)
 
     def start() -> DecoderEngine:
-        return DecoderEngine.from_folder(folder, settings.device)
+        return DecoderEngine.from_folder(folder, settings.device, dtype)
 
     bound_kernel_cache()
     return DecoderWorker(start, max_in_flight=2 * _in_flight(settings), on_death=on_death)
@@ -109,9 +118,15 @@ async def encode_with(
 def _encode(engine: DecoderEngine, folder: ModelFolder, pixels: np.ndarray) -> EncodedPicture:
     from PIL import Image
 
-    from v2flow_engine.decoding.decoder import Decoder
-    from v2flow_engine.generation.image_tokenizer import ImageTokenizer
-
-    tokenizer = ImageTokenizer(folder, Decoder(engine.model.tokenizer, engine.autoencoder))
+    tokenizer = _image_tokenizer(engine, folder.path)
     latents = tokenizer.latents_of([Image.fromarray(pixels)])
     return EncodedPicture(tokenizer.encode_latents(latents)[0].codes, latents[0].float().cpu())
+
+
+@lru_cache(maxsize=1)
+def _image_tokenizer(engine: DecoderEngine, path: Path) -> ImageTokenizer:
+    """Kept, for beside an engine in bfloat16 it has weights of its own."""
+    from v2flow_engine.checkpoint import open_model
+    from v2flow_engine.generation.image_tokenizer import ImageTokenizer
+
+    return ImageTokenizer(open_model(path), engine)
