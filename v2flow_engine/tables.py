@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from v2flow_engine.errors import DataError
+from v2flow_engine.text_files import read_text
 
 
 def read_table(path: Path, columns: Sequence[str], what: str) -> Iterator[tuple[str, list[str]]]:
@@ -13,11 +14,7 @@ def read_table(path: Path, columns: Sequence[str], what: str) -> Iterator[tuple[
 
     what: names the content where the file cannot be read. Raises `DataError` naming the line for one that is not so.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise DataError(f"the {what} {path} cannot be read: {reason}") from error
+    lines = read_text(path, what).splitlines()
     expected = " TAB ".join(columns)
     if not lines or lines[0].split("\t") != list(columns):
         raise DataError(f"{path}, line 1: expected the header {expected}, got {''.join(lines[:1])!r}")

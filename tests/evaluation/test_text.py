@@ -216,7 +216,7 @@ def test_texts_and_lengths_that_do_not_fit_are_refused(
     short.write_text("a cat")
     for options, expected in (
         (["--text", str(empty)], "is empty, expected text"),
-        (["--text", str(tmp_path / "none.txt")], "none.txt: no such file"),
+        (["--text", str(tmp_path / "none.txt")], "none.txt cannot be read: No such file"),
         (["--text", str(root / "text.txt"), str(short)], f"tokens, expected {WINDOW} or more"),
         (["--window", "1"], "--window must be at least 2, got 1"),
         (["--images", "0"], "--images must be at least 1, got 0"),

@@ -69,14 +69,14 @@ def run(args: argparse.Namespace) -> int:
     from v2flow_engine.evaluation.image_context import check_room, choose_captions, draw_contexts
     from v2flow_engine.evaluation.text_models import DrawingLlm, PlainLlm, load_llm, same_text_ids
     from v2flow_engine.evaluation.text_scores import compare, score
-    from v2flow_engine.evaluation.texts import cut_windows, python_prose, read_text
+    from v2flow_engine.evaluation.texts import cut_windows, python_prose, text_of
     from v2flow_engine.training.batches import spread
 
     for name, least in LEAST.items():
         if getattr(args, name) < least:
             raise RequestError(f"--{name} must be at least {least}, got {getattr(args, name)}")
     base, model = PlainLlm.open(args.base), DrawingLlm.open(args.model)
-    texts = [read_text(path) for path in args.text] if args.text else [python_prose()]
+    texts = [text_of(path) for path in args.text] if args.text else [python_prose()]
     ids = same_text_ids(base, model, texts)
     windows = cut_windows(ids, [text.source for text in texts], args.window)
     windows = windows[spread(windows, args.windows)]

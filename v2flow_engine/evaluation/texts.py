@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from v2flow_engine.errors import DataError
+from v2flow_engine.text_files import read_text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -30,14 +31,9 @@ class Text:
     content: str
 
 
-def read_text(path: Path) -> Text:
+def text_of(path: Path) -> Text:
     """A file in UTF-8. Raises `DataError` for one that cannot be read or is empty."""
-    try:
-        content = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a readable text in UTF-8 ({error})") from error
+    content = read_text(path, "text")
     if not content.strip():
         raise DataError(f"{path}: is empty, expected text")
     return Text(str(path), content)

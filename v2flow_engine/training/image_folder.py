@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from v2flow_engine.errors import DataError
+from v2flow_engine.text_files import read_text
 
 IMAGE_SUFFIXES = (".webp", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff")
 METADATA = ("metadata.jsonl", "metadata.csv")
@@ -50,7 +51,7 @@ def _found(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             record = {"file_name": path.relative_to(folder).as_posix()}
             beside = path.with_suffix(".txt")
             if beside.is_file():
-                caption = " ".join(_read(beside).split())
+                caption = " ".join(read_text(beside, "caption", encoding="utf-8-sig").split())
                 record |= {"caption": caption} if caption else {}
             yield path, record
 
@@ -76,7 +77,7 @@ def _listed(metadata: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 def _rows(metadata: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, row) of a metadata file."""
-    text = _read(metadata)
+    text = read_text(metadata, "captions", encoding="utf-8-sig")
     if metadata.suffix == ".csv":
         reader = csv.DictReader(text.splitlines(keepends=True))
         try:
@@ -95,10 +96,3 @@ def _rows(metadata: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not isinstance(row, dict):
             raise DataError(f"{metadata}, line {number}: expected a JSON object, got {type(row).__name__}")
         yield number, row
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a readable text file ({error})") from error

@@ -13,6 +13,7 @@ import torch
 from tokenizers import Tokenizer
 
 from v2flow_engine.errors import DataError
+from v2flow_engine.text_files import read_text
 
 
 def text_windows(paths: Sequence[Path], tokenizer: Tokenizer, window: int) -> torch.Tensor:
@@ -34,11 +35,7 @@ def text_windows(paths: Sequence[Path], tokenizer: Tokenizer, window: int) -> to
 
 def read_texts(path: Path) -> Iterator[str]:
     """The texts of a file: of JSONL each line's `text`, else the file as one."""
-    try:
-        content = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise DataError(f"the text {path} cannot be read: {reason}") from error
+    content = read_text(path, "text")
     if path.suffix != ".jsonl":
         yield content
         return
