@@ -128,7 +128,10 @@ def merge(path: Path, base: Path, vae: Path, out: Path, grids: dict[str, list[in
 
 
 def adapter_products(folder: Path) -> dict[str, torch.Tensor]:
-    """Name of a weight -> what its adapter adds to it, in float32. Raises `ModelFolderError`."""
+    """Name of a weight -> what its adapter adds to it, in float64. Raises `ModelFolderError`.
+
+    In float32 the order of sums, which is the processor's, would tell in the weights, and so in the model's digest.
+    """
     from v2flow_engine.checkpoint import load_weights
 
     config = load_json(folder / ADAPTER_CONFIG)
@@ -145,14 +148,14 @@ def adapter_products(folder: Path) -> dict[str, torch.Tensor]:
         if up is None or up.shape[1] != down.shape[0]:
             raise ModelFolderError(f"{folder / ADAPTER_WEIGHTS}: {name} has no lora_B of its rank")
         weight = name.removeprefix(PEFT_PREFIX).replace(".lora_A.", ".")
-        products[weight] = scale * (up.float() @ down.float())
+        products[weight] = scale * (up.double() @ down.double())
     return products
 
 
 def _added(weight: torch.Tensor, product: torch.Tensor, what: str) -> torch.Tensor:
     if weight.shape != product.shape:
         raise ModelFolderError(f"{what}: {tuple(product.shape)}, and the base's is {tuple(weight.shape)}")
-    return (weight.float() + product).to(weight.dtype)
+    return (weight.double() + product).to(weight.dtype)
 
 
 def _hash(folders: list[Path]) -> str:

@@ -48,6 +48,11 @@ def embedded_models() -> list[str]:
     return sorted(p.name for p in ASSETS.iterdir() if (p / "config.json").is_file())
 
 
+def is_embedded(name_or_dir: str | Path) -> bool:
+    """Whether `open_model` takes it for the name of an embedded model; a folder goes first."""
+    return not Path(name_or_dir).is_dir() and str(name_or_dir) in embedded_models()
+
+
 def open_model(name_or_dir: str | Path) -> ModelFolder:
     """Find a model by the name of an embedded one or by its folder, and check it.
 
@@ -63,9 +68,7 @@ def open_tokenizer(name_or_dir: str | Path) -> TokenizerFolder:
 
 
 def _find(name_or_dir: str | Path) -> Path:
-    path = Path(name_or_dir)
-    if not path.is_dir() and str(name_or_dir) in embedded_models():
-        path = ASSETS / str(name_or_dir)
+    path = ASSETS / str(name_or_dir) if is_embedded(name_or_dir) else Path(name_or_dir)
     if not path.is_dir():
         known = ", ".join(embedded_models()) or "none"
         raise ModelFolderError(

@@ -32,11 +32,10 @@ DEAD_ENGINE_STATUS = 70
 class ActorConfig:
     """What an actor needs to start.
 
-    model: a folder, the same on every node, or a URL. device: of the decoder. identity: what names the model in every
-    picture's metadata. guided: whether any row asks for guidance in the LLM. dtype: of both stages, see `precision`.
-    gpus: the share of one that the actor has.
-    batch_invariant: nothing of a picture depends on its batch (CUDA only): vLLM's kernels for that, and a decoder that
-    makes one picture at a time.
+    model: a name, a folder (the same on every node) or a URL. device: of the decoder. identity: what names the model in
+    every picture's metadata. guided: whether any row asks for guidance in the LLM. dtype: of both stages, see
+    `precision`. gpus: the share of one that the actor has. batch_invariant: nothing of a picture depends on its batch
+    (CUDA only): vLLM's kernels for that, and a decoder that makes one picture at a time.
     """
 
     model: str

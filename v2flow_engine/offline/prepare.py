@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GenerateJob:
-    """A checked command. model: for the actors, a folder or a URL. dtype: of both stages, see `precision`. identity:
-    what names the model, and a dtype that was asked for, in a manifest.
+    """A checked command. model: for the actors, a name, a folder or a URL. dtype: of both stages, see `precision`.
+    identity: what names the model, and a dtype that was asked for, in a manifest.
     """
 
     model: str
@@ -51,6 +51,7 @@ class GenerateJob:
 
 def check(args: argparse.Namespace) -> GenerateJob:
     """Everything that can be found wrong before anything is created or started. Raises `V2FlowError`."""
+    from v2flow_engine.checkpoint import is_embedded
     from v2flow_engine.generation.limits import check_whole
     from v2flow_engine.generation.model_files import check_weight_files, model_digest
     from v2flow_engine.offline.model_source import is_remote, open_model_anywhere
@@ -78,7 +79,8 @@ def check(args: argparse.Namespace) -> GenerateJob:
     if survey.first_changed is not None and not args.force_new:
         described = planner.described(survey.first_changed.request.parameters)
         refuse_changes(args.out, survey, described, output.label)
-    model = args.model if is_remote(args.model) else str(folder.path.absolute())
+    # An embedded one is found by its name wherever the package is, in a folder of that machine's.
+    model = args.model if is_remote(args.model) or is_embedded(args.model) else str(folder.path.absolute())
     return GenerateJob(model, args.dtype, identity, source, planner, survey, args.out, output)
 
 
