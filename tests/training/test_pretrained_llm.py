@@ -131,6 +131,14 @@ def test_text_is_kept(root: Path) -> None:
             for each in folders
         )
         assert 0 < kept < 0.7 * other
+    # A run may go on with another weight of text, and with nothing else changed.
+    more = ["--set", "loop.bf16=true", *often, "--text", str(text), "--set", "loop.steps=42"]
+    trained(root, "tied", "kept", *more, "--set", "text_weight=5")
+    lines = [json.loads(line) for line in (root / "runs/kept/metrics.jsonl").read_text().splitlines()]
+    last = [line for line in lines if "image_loss" in line][-1]
+    assert last["loss"] == pytest.approx(last["image_loss"] + 5 * last["text_divergence"], rel=1e-5)
+    other_share = ["--set", "loop.steps=43", "--set", "text_share=0.4"]
+    assert main(command(root, "llm", "kept", "--llm", str(root / "tied"), *more, *other_share)) == 2
 
 
 def test_text_divergence_is_that_of_each_alone(root: Path) -> None:
