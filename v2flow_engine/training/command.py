@@ -87,6 +87,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="llm: plain text, or JSONL with `text`, that a base LLM is to go on knowing (v2flow data text)",
     )
+    parser.add_argument(
+        "--teacher",
+        metavar="NAME|DIR",
+        help="llm: a model of the same codes that draws already: it encodes the pictures, and what it expects of each "
+        "visual token is learnt, too (teacher_share)",
+    )
     parser.add_argument("--name", default="v2flow-emoji", help="name of the model folder that llm assembles")
     parser.add_argument(
         "--model-config", type=Path, default=DEFAULTS / "model.yaml", help="its default generation parameters"
@@ -127,6 +133,8 @@ def run(args: argparse.Namespace) -> int:
         raise RequestError(
             "--text is what a base LLM is to go on knowing: it goes with v2flow train llm --llm"
         )
+    if args.teacher is not None and args.subcommand != "llm":
+        raise RequestError(f"--teacher goes with v2flow train llm, not with {args.subcommand}")
     if args.llm is not None and args.subcommand not in ("llm", "vocabulary"):
         raise RequestError(f"--llm goes with v2flow train llm and vocabulary, not with {args.subcommand}")
     started = time.perf_counter()
@@ -156,6 +164,7 @@ def _identity(args: argparse.Namespace, settings: dict[str, Any], stage: Stage) 
         "settings": settings | {"loop": loop},
         "limit": args.limit,
         "init": args.init,
+        **({"teacher": args.teacher} if args.teacher else {}),
         "llm": None if args.llm is None else str(args.llm),
         **({"text": [str(path) for path in args.text]} if args.text else {}),
         "pictures": stage.counts,
@@ -259,12 +268,12 @@ def _build_llm(args: argparse.Namespace, ranks: Ranks) -> Built:
         raise RequestError("--llm and --init do not go together: both say what to start from")
     if base is None and config.start != "pretrained":
         raise RequestError(f"start={config.start} says what is kept of a base LLM: it needs --llm DIR")
+    teacher = None if args.teacher is None else open_model(args.teacher)
     training, heldout = _pictures(args, ranks)
-    return (
-        build_llm_stage(config, training, heldout, vae, tokenizer, ranks, _init(args), base, args.text),
-        config.loop,
-        values,
+    stage = build_llm_stage(
+        config, training, heldout, vae, tokenizer, ranks, _init(args), base, args.text, teacher
     )
+    return stage, config.loop, values
 
 
 def _assemble(args: argparse.Namespace, sizes: Sequence[str]) -> None:

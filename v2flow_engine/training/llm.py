@@ -29,9 +29,10 @@ from v2flow_engine.generation.two_pass import generate_two_pass
 from v2flow_engine.llm_config import ARCHITECTURES, BESIDE_TOKENIZER
 from v2flow_engine.training.batches import BatchPart, Draws, spread
 from v2flow_engine.training.captioned import Captioned
-from v2flow_engine.training.llm_losses import text_divergence, visual_token_loss
+from v2flow_engine.training.llm_losses import cross_entropy, image_logits, text_divergence
 from v2flow_engine.training.loop import LoopConfig, Stage
 from v2flow_engine.training.lora import LoraSettings, add_adapters, merged_weights, save_adapters
+from v2flow_engine.training.teacher import Teacher
 from v2flow_engine.training.vocabulary_surgery import (
     fill_embedding,
     row_statistics,
@@ -62,6 +63,8 @@ class LlmTraining:
     text_share: of a step's samples that also bring a window of plain text (`train llm --text`), of which the LLM is to
         expect what the base does. Every second one stands behind the sample's image.
     text_window: tokens of a window.
+    teacher_share: of the loss of an image that asks for what a teacher expects (`train llm --teacher`); the rest asks
+        for the tokens that are there.
     text_weight: what a nat of divergence on text counts, where one of an image's tokens counts 1.
     """
 
@@ -79,6 +82,7 @@ class LlmTraining:
     text_share: float = 0.06
     text_window: int = 64
     text_weight: float = 1.0
+    teacher_share: float = 0.5
 
     def __post_init__(self) -> None:
         if self.start not in STARTS:
@@ -90,6 +94,8 @@ class LlmTraining:
                 f"text_share must be in (0, 1] and text_window at least 2, got {self.text_share:g} and "
                 f"{self.text_window}"
             )
+        if not 0 <= self.teacher_share <= 1:
+            raise DataError(f"teacher_share must be in [0, 1], got {self.teacher_share:g}")
         if not 0 < self.text_weight < math.inf:
             raise DataError(f"text_weight must be above 0 and finite, got {self.text_weight:g}")
 
@@ -101,6 +107,7 @@ class LlmStage(Stage):
     base: an llm/ folder of `convert llm --base`, whose shape, vocabulary and text tokenizer are the result's, too; the
         config's `model`, `text_vocab_size` and the text embedding then say nothing.
     kept_text: (n, text_window) ids of text of which the LLM is to expect what its base does.
+    teacher: an LLM that draws already, with the pictures of `train`; needs `head` "visual".
     """
 
     def __init__(
@@ -117,6 +124,7 @@ class LlmStage(Stage):
         init: Path | None = None,
         base: Path | None = None,
         kept_text: torch.Tensor | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         torch.manual_seed(config.loop.seed)
         self.config, self.vocabulary, self.text_tokenizer, self.device = (
@@ -126,7 +134,11 @@ class LlmStage(Stage):
             device,
         )
         self.train, self.heldout = [t.to(device) for t in train], [h.to(device) for h in heldout]
-        self.show, self.base = show, base
+        self.show, self.base, self.teacher = show, base, teacher
+        if teacher is not None and config.head != "visual":
+            raise DataError(
+                f"a teacher knows visual rows alone: it needs head=visual, got head={config.head}"
+            )
         self.kept_text, self.known = None, None
         if kept_text is not None:
             self.kept_text = kept_text.to(device)
@@ -226,7 +238,7 @@ class LlmStage(Stage):
         return list(dict.fromkeys(data.size for data in self.train))
 
     def loss(self, part: BatchPart) -> dict[str, torch.Tensor]:
-        """Cross-entropy of the visual tokens and image_end, in nats per token."""
+        """Cross-entropy of the visual tokens and image_end, in nats per token, and what is learnt beside them."""
         train, rows, draws = self.train[part.chosen], part.indices.to(self.device), part.draws(self.device)
         variants = draws.randint(train.prompt_ids.shape[1])
         dropped = draws.rand(1) < self.config.drop_prompt
@@ -234,11 +246,19 @@ class LlmStage(Stage):
         if self.config.drop_visual:
             share = self.config.drop_visual * draws.rand(1)
             hidden = draws.rand(train.codes.shape[1]) < share
-        image = self._loss_of(self.net, train, rows, variants, dropped, hidden)
-        if self.kept_text is None:
-            return {"loss": image}
-        text = self._text_divergence(train, rows, variants, draws)
-        return {"loss": image + self.config.text_weight * text, "image_loss": image, "text_divergence": text}
+        logits, image = self._logits_of(self.net, train, rows, variants, dropped, hidden)
+        loss = cross_entropy(logits, image)
+        told = {"image_loss": loss}
+        if self.teacher is not None:
+            told["taught_loss"] = cross_entropy(
+                logits, self.teacher.expects(part.chosen, rows, variants, dropped)
+            )
+            share = self.config.teacher_share
+            loss = (1 - share) * loss + share * told["taught_loss"]
+        if self.kept_text is not None:
+            told["text_divergence"] = self._text_divergence(train, rows, variants, draws)
+            loss = loss + self.config.text_weight * told["text_divergence"]
+        return {"loss": loss, **(told if len(told) > 1 else {})}
 
     def _text_divergence(
         self, train: Captioned, rows: torch.Tensor, variants: torch.Tensor, draws: Draws
@@ -257,9 +277,11 @@ class LlmStage(Stage):
                 total = total + text_divergence(self.net, self.known, before, windows[chosen]).sum()
         return total / (self.config.text_share * len(brings))
 
-    def _loss_of(self, net: nn.Module, data: Captioned, *args: torch.Tensor | None) -> torch.Tensor:
+    def _logits_of(
+        self, net: nn.Module, data: Captioned, *args: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         # Compiled code wants one shape; else work is saved on short prompts.
-        return visual_token_loss(
+        return image_logits(
             net,
             self.vocabulary,
             data,
@@ -285,7 +307,8 @@ class LlmStage(Stage):
             for part in spread(heldout, 1024).to(self.device).split(128):
                 dropped = torch.full((len(part), 1), drop, device=self.device)
                 with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.loop.bf16):
-                    losses.append(self._loss_of(ema, heldout, part, torch.zeros_like(part), dropped))
+                    logits, image = self._logits_of(ema, heldout, part, torch.zeros_like(part), dropped)
+                    losses.append(cross_entropy(logits, image))
         return float(torch.stack(losses).mean())
 
     @torch.inference_mode()

@@ -26,6 +26,7 @@ from v2flow_engine.training.llm import LlmStage, LlmTraining
 from v2flow_engine.training.pictures import Pictures
 from v2flow_engine.training.ranks import Ranks
 from v2flow_engine.training.sheets import save_sheet
+from v2flow_engine.training.teacher import Teacher
 from v2flow_engine.training.text import BOS, caption_of, prompt_ids, train_text_tokenizer
 from v2flow_engine.training.visual_tokenizer import random_text_embedding
 from v2flow_engine.training.vocabulary_surgery import lay_out_vocabulary
@@ -58,11 +59,13 @@ def build_llm_stage(
     init: ModelFolder | None = None,
     base: Path | None = None,
     text: Sequence[Path] = (),
+    teacher: ModelFolder | None = None,
 ) -> LlmStage:
     """Encode all pictures, word their captions, train the text tokenizer (or take init's), lay out the vocabulary.
 
     base: an llm/ folder of `convert llm --base`, which brings text tokenizer and vocabulary. text: files of plain
-    text that the LLM is to go on knowing. Raises `DataError` for parts that do not fit one another.
+    text that the LLM is to go on knowing. teacher: a model of the same codes whose LLM is learnt from; its visual
+    tokenizer encodes the pictures then. Raises `DataError` for parts that do not fit one another.
     """
     device = ranks.device
     autoencoder = Autoencoder.from_folder(vae_dir, device)
@@ -92,22 +95,25 @@ def build_llm_stage(
             f"{vocabulary.text_vocab_size}"
         )
 
+    encoder = tokenizer
+    if teacher is not None:
+        its = teacher.visual_tokenizer_config
+        if (its.codebook_size, its.latent_channels) != (shape.codebook_size, shape.latent_channels):
+            raise DataError(
+                f"{teacher.path}: a teacher needs the codes of {tokenizer_dir}, {shape.codebook_size} of "
+                f"{shape.latent_channels} latent channels, and has {its.codebook_size} of {its.latent_channels}"
+            )
+        encoder = load_trained_tokenizer(teacher.path / "visual_tokenizer", device)
+
     def captioned(sets: Sequence[Pictures], variants: int) -> list[Captioned]:
         made = []
         for pictures in sets:
             latents = cached_latents(pictures, vae_dir, ranks, config.loop.bf16)
-            codes = cached_codes(latents, tokenizer, vae_dir, ranks)
+            codes = cached_codes(latents, encoder, vae_dir, ranks).to(torch.int32)
             room = config.max_position_embeddings - vocabulary.num_visual_tokens(pictures.size) - 3
-            ids, lengths = prompt_ids(
-                pictures.records,
-                pictures.size,
-                text_tokenizer,
-                vocabulary,
-                variants,
-                room,
-                config.loop.seed + 1,
+            made.append(
+                _captions(pictures, codes, text_tokenizer, vocabulary, variants, room, config.loop.seed)
             )
-            made.append(Captioned(pictures.size, ids, lengths, codes.to(torch.int32)))
         return made
 
     @torch.inference_mode()
@@ -123,9 +129,14 @@ def build_llm_stage(
     embedding = tokenizer.vocabulary
     if embedding is None and base is None:
         embedding = random_text_embedding(config.text_vocab_size, shape.code_dim, config.loop.seed)
+    own = captioned(training, config.caption_variants)
+    taught_by = None
+    if teacher is not None:
+        sets = _as_teacher_says(teacher, training, own, config)
+        taught_by = Teacher(teacher.llm_dir, teacher.vocabulary, sets, vocabulary, device)
     return LlmStage(
         config,
-        captioned(training, config.caption_variants),
+        own,
         captioned(heldout, 1),
         vocabulary,
         None if embedding is None else embedding.cpu(),
@@ -136,7 +147,55 @@ def build_llm_stage(
         init.llm_dir if init is not None else None,
         base,
         kept,
+        taught_by,
     )
+
+
+def _captions(
+    pictures: Pictures,
+    codes: torch.Tensor,
+    tokenizer: Tokenizer,
+    vocabulary: VisualVocabulary,
+    variants: int,
+    room: int,
+    seed: int,
+) -> Captioned:
+    ids, lengths = prompt_ids(
+        pictures.records, pictures.size, tokenizer, vocabulary, variants, room, seed + 1
+    )
+    return Captioned(pictures.size, ids, lengths, codes)
+
+
+def _as_teacher_says(
+    teacher: ModelFolder, training: Sequence[Pictures], own: Sequence[Captioned], config: LlmTraining
+) -> list[Captioned]:
+    """The pictures with captions in the teacher's ids, without free wordings. Raises `DataError` for a size that it
+    has not.
+    """
+    vocabulary, encoder = teacher.vocabulary, teacher.prompt_encoder
+    made = []
+    for pictures, mine in zip(training, own, strict=True):
+        if vocabulary.grids.get(pictures.size) is None or (
+            vocabulary.num_visual_tokens(pictures.size) != mine.codes.shape[1]
+        ):
+            raise DataError(
+                f"{teacher.path}: a teacher of pictures of {', '.join(vocabulary.grids)}, and the data has "
+                f"{pictures.size} of {mine.codes.shape[1]} visual tokens"
+            )
+        plain = [{k: v for k, v in record.items() if k != "wordings"} for record in pictures.records]
+        room = longest_sequence(teacher.llm_config, str(teacher.llm_dir)) - mine.codes.shape[1] - 3
+        made.append(
+            _captions(
+                Pictures(pictures.pixels, plain),
+                mine.codes,
+                encoder.tokenizer,
+                vocabulary,
+                config.caption_variants,
+                room,
+                config.loop.seed,
+            )
+        )
+    return made
 
 
 def _of_base(base: Path, grids: dict[str, Grid], codebook_size: int) -> tuple[VisualVocabulary, Tokenizer]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,17 @@ from v2flow_engine.training.captioned import Captioned
 from v2flow_engine.vocabulary import VisualVocabulary
 
 
-def visual_token_loss(
+def visual_token_loss(*args: Any, **kwargs: Any) -> torch.Tensor:
+    """Cross-entropy of visual tokens and image_end, in nats per token; arguments as of `image_logits`."""
+    return cross_entropy(*image_logits(*args, **kwargs))
+
+
+def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Of logits (B, S, V) with tokens (B, S), or with probabilities (B, S, V), in nats per token."""
+    return F.cross_entropy(logits.flatten(0, 1).float(), target.flatten(0, 1))
+
+
+def image_logits(
     net: nn.Module,
     vocabulary: VisualVocabulary,
     data: Captioned,
@@ -23,8 +34,8 @@ def visual_token_loss(
     hidden_codes: torch.Tensor | None = None,
     one_shape: bool = False,
     all_rows: bool = True,
-) -> torch.Tensor:
-    """Cross-entropy of visual tokens and image_end, in nats per token.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (B, S + 1, V) of the visual tokens and image_end of pictures, and these tokens as places among them.
 
     Args:
         rows, variants: (B,) which pictures, and which of their wordings.
@@ -52,7 +63,7 @@ def visual_token_loss(
     first = 0 if all_rows else vocabulary.text_vocab_size
     head = net.get_output_embeddings()
     logits = F.linear(hidden, head.weight[first:], None if head.bias is None else head.bias[first:])
-    return F.cross_entropy(logits.flatten(0, 1).float(), image.flatten() - first)
+    return logits, image - first
 
 
 def text_divergence(
