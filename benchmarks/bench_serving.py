@@ -84,8 +84,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise RequestError("--chaos starts a server of its own: it does not go with --url")
     model = str(open_model(args.model).path)
     load = Load(example_prompts(), args.partials)
-    report: dict[str, Any] = {"machine": machine("cpu"), "model": args.model, "dtype": args.dtype}
-    report["partials"] = args.partials
+    report: dict[str, Any] = {
+        "machine": machine("cpu"),
+        "model": args.model,
+        "dtype": args.dtype,
+        "partials": args.partials,
+    }
     if args.direct and not args.chaos:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             report["direct_seconds"] = pool.submit(

@@ -155,21 +155,26 @@ def llm_loss(folder: ModelFolder, pictures: Pictures, codes: torch.Tensor) -> fl
     """Mean cross-entropy of the pictures' codes (n, S) and image_end under the model's LLM, in nats per token."""
     from transformers import AutoModelForCausalLM
 
-    from v2flow_engine.training.captioned import Captioned
-    from v2flow_engine.training.llm_losses import visual_token_loss
-    from v2flow_engine.training.text import prompt_ids
+    from v2flow_engine.training.llm_losses import cross_entropy, image_logits
+    from v2flow_engine.training.text import caption_pictures
 
     vocabulary = folder.vocabulary
-    room = int(folder.llm_config["max_position_embeddings"]) - codes.shape[1] - 3
+    longest = int(folder.llm_config["max_position_embeddings"])
     tokenizer = folder.prompt_encoder.tokenizer
-    ids, lengths = prompt_ids(pictures.records, pictures.size, tokenizer, vocabulary, 1, room, seed=1)
-    data = Captioned(pictures.size, ids, lengths, codes)
+    data = caption_pictures(pictures, codes, tokenizer, vocabulary, 1, longest, seed=0)
     llm = AutoModelForCausalLM.from_pretrained(
         folder.llm_dir, dtype=torch.float32, local_files_only=True
     ).eval()
     losses = [
-        visual_token_loss(
-            llm, vocabulary, data, rows, torch.zeros_like(rows), torch.zeros(len(rows), 1, dtype=torch.bool)
+        cross_entropy(
+            *image_logits(
+                llm,
+                vocabulary,
+                data,
+                rows,
+                torch.zeros_like(rows),
+                torch.zeros(len(rows), 1, dtype=torch.bool),
+            )
         )
         * len(rows)
         for rows in torch.arange(len(data)).split(128)

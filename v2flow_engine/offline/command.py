@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="of the first picture, +1 for each (default: %(default)s)"
     )
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help=DTYPE_HELP)
     _add_settings(parser)
     _add_ray(parser)
 
@@ -105,7 +106,6 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="scale of the decoder's noise; less, less variety",
     )
-    parser.add_argument("--dtype", choices=DTYPES, default="auto", help=DTYPE_HELP)
     model.add_argument("--solver", choices=SOLVERS, help="of the velocity field; dopri5 chooses its steps")
 
 

@@ -60,6 +60,7 @@ def start_decoder_worker(
     dtype = decoder_dtype(settings.dtype, settings.device)
 
     def start() -> DecoderEngine:
+        _image_tokenizer.cache_clear()  # it would keep an engine that died
         return DecoderEngine.from_folder(folder, settings.device, dtype)
 
     bound_kernel_cache()

@@ -135,10 +135,6 @@ class LlmStage(Stage):
         )
         self.train, self.heldout = [t.to(device) for t in train], [h.to(device) for h in heldout]
         self.show, self.base, self.teacher = show, base, teacher
-        if teacher is not None and config.head != "visual":
-            raise DataError(
-                f"a teacher knows visual rows alone: it needs head=visual, got head={config.head}"
-            )
         self.kept_text, self.known = None, None
         if kept_text is not None:
             self.kept_text = kept_text.to(device)
@@ -307,8 +303,8 @@ class LlmStage(Stage):
             for part in spread(heldout, 1024).to(self.device).split(128):
                 dropped = torch.full((len(part), 1), drop, device=self.device)
                 with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.loop.bf16):
-                    logits, image = self._logits_of(ema, heldout, part, torch.zeros_like(part), dropped)
-                    losses.append(cross_entropy(logits, image))
+                    told = self._logits_of(ema, heldout, part, torch.zeros_like(part), dropped)
+                    losses.append(cross_entropy(*told))
         return float(torch.stack(losses).mean())
 
     @torch.inference_mode()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
 
 from v2flow_engine.checkpoint import ModelFolder, load_weights, open_model, read_visual_tokenizer
-from v2flow_engine.config import Grid, load_json
+from v2flow_engine.config import Grid, VisualTokenizerConfig, load_json
 from v2flow_engine.decoding.decoder import Decoder
 from v2flow_engine.decoding.request import DecodeRequest
 from v2flow_engine.errors import DataError
@@ -27,7 +28,7 @@ from v2flow_engine.training.pictures import Pictures
 from v2flow_engine.training.ranks import Ranks
 from v2flow_engine.training.sheets import save_sheet
 from v2flow_engine.training.teacher import Teacher
-from v2flow_engine.training.text import BOS, caption_of, prompt_ids, train_text_tokenizer
+from v2flow_engine.training.text import BOS, caption_of, caption_pictures, train_text_tokenizer
 from v2flow_engine.training.visual_tokenizer import random_text_embedding
 from v2flow_engine.training.vocabulary_surgery import lay_out_vocabulary
 from v2flow_engine.vocabulary import VisualVocabulary
@@ -97,12 +98,7 @@ def build_llm_stage(
 
     encoder = tokenizer
     if teacher is not None:
-        its = teacher.visual_tokenizer_config
-        if (its.codebook_size, its.latent_channels) != (shape.codebook_size, shape.latent_channels):
-            raise DataError(
-                f"{teacher.path}: a teacher needs the codes of {tokenizer_dir}, {shape.codebook_size} of "
-                f"{shape.latent_channels} latent channels, and has {its.codebook_size} of {its.latent_channels}"
-            )
+        _check_teacher(teacher, config, shape, tokenizer_dir, grids)
         encoder = load_trained_tokenizer(teacher.path / "visual_tokenizer", device)
 
     def captioned(sets: Sequence[Pictures], variants: int) -> list[Captioned]:
@@ -110,9 +106,9 @@ def build_llm_stage(
         for pictures in sets:
             latents = cached_latents(pictures, vae_dir, ranks, config.loop.bf16)
             codes = cached_codes(latents, encoder, vae_dir, ranks).to(torch.int32)
-            room = config.max_position_embeddings - vocabulary.num_visual_tokens(pictures.size) - 3
+            longest, seed = config.max_position_embeddings, config.loop.seed
             made.append(
-                _captions(pictures, codes, text_tokenizer, vocabulary, variants, room, config.loop.seed)
+                caption_pictures(pictures, codes, text_tokenizer, vocabulary, variants, longest, seed)
             )
         return made
 
@@ -151,49 +147,43 @@ def build_llm_stage(
     )
 
 
-def _captions(
-    pictures: Pictures,
-    codes: torch.Tensor,
-    tokenizer: Tokenizer,
-    vocabulary: VisualVocabulary,
-    variants: int,
-    room: int,
-    seed: int,
-) -> Captioned:
-    ids, lengths = prompt_ids(
-        pictures.records, pictures.size, tokenizer, vocabulary, variants, room, seed + 1
-    )
-    return Captioned(pictures.size, ids, lengths, codes)
+def _check_teacher(
+    teacher: ModelFolder,
+    config: LlmTraining,
+    shape: VisualTokenizerConfig,
+    tokenizer_dir: Path,
+    grids: dict[str, Grid],
+) -> None:
+    """Raise `DataError` unless it can teach: before pictures are encoded, which takes minutes."""
+    if config.head != "visual":
+        raise DataError(f"a teacher knows visual rows alone: it needs head=visual, got head={config.head}")
+    its = teacher.visual_tokenizer_config
+    if (its.codebook_size, its.latent_channels) != (shape.codebook_size, shape.latent_channels):
+        raise DataError(
+            f"{teacher.path}: a teacher needs the codes of {tokenizer_dir}, {shape.codebook_size} of "
+            f"{shape.latent_channels} latent channels, and has {its.codebook_size} of {its.latent_channels}"
+        )
+    for size, (rows, columns) in grids.items():
+        if teacher.vocabulary.grids.get(size) != [rows, columns]:
+            raise DataError(
+                f"{teacher.path}: the data has pictures of {size}, {rows} x {columns} visual tokens, and the teacher "
+                f"has {teacher.vocabulary.grids}"
+            )
 
 
 def _as_teacher_says(
     teacher: ModelFolder, training: Sequence[Pictures], own: Sequence[Captioned], config: LlmTraining
 ) -> list[Captioned]:
-    """The pictures with captions in the teacher's ids, without free wordings. Raises `DataError` for a size that it
-    has not.
-    """
-    vocabulary, encoder = teacher.vocabulary, teacher.prompt_encoder
+    """The pictures with captions in the teacher's ids, without free wordings."""
+    tokenizer = teacher.prompt_encoder.tokenizer
+    longest = longest_sequence(teacher.llm_config, str(teacher.llm_dir))
+    variants, seed = config.caption_variants, config.loop.seed
     made = []
     for pictures, mine in zip(training, own, strict=True):
-        if vocabulary.grids.get(pictures.size) is None or (
-            vocabulary.num_visual_tokens(pictures.size) != mine.codes.shape[1]
-        ):
-            raise DataError(
-                f"{teacher.path}: a teacher of pictures of {', '.join(vocabulary.grids)}, and the data has "
-                f"{pictures.size} of {mine.codes.shape[1]} visual tokens"
-            )
-        plain = [{k: v for k, v in record.items() if k != "wordings"} for record in pictures.records]
-        room = longest_sequence(teacher.llm_config, str(teacher.llm_dir)) - mine.codes.shape[1] - 3
+        records = [{k: v for k, v in record.items() if k != "wordings"} for record in pictures.records]
+        plain = replace(pictures, records=records)
         made.append(
-            _captions(
-                Pictures(pictures.pixels, plain),
-                mine.codes,
-                encoder.tokenizer,
-                vocabulary,
-                config.caption_variants,
-                room,
-                config.loop.seed,
-            )
+            caption_pictures(plain, mine.codes, tokenizer, teacher.vocabulary, variants, longest, seed)
         )
     return made
 

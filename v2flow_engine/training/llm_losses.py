@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +11,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from v2flow_engine.training.captioned import Captioned
 from v2flow_engine.vocabulary import VisualVocabulary
-
-
-def visual_token_loss(*args: Any, **kwargs: Any) -> torch.Tensor:
-    """Cross-entropy of visual tokens and image_end, in nats per token; arguments as of `image_logits`."""
-    return cross_entropy(*image_logits(*args, **kwargs))
 
 
 def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

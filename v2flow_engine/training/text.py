@@ -1,6 +1,6 @@
-"""captions -> a BPE tokenizer for them, and captions -> padded prompt ids for training.
+"""captions -> a BPE tokenizer for them, and captions -> padded prompt ids for training, beside pictures' codes.
 
-Knows nothing of images; what a record says is turned into words by the emoji captions or is its own caption.
+Knows nothing of pixels; what a record says is turned into words by the emoji captions or is its own caption.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from v2flow_engine.errors import DataError
+from v2flow_engine.training.captioned import Captioned
 from v2flow_engine.training.emoji.captions import write_caption
+from v2flow_engine.training.pictures import Pictures
 from v2flow_engine.vocabulary import VisualVocabulary
 
 BOS, PAD = "<s>", "<pad>"
@@ -80,3 +82,23 @@ def prompt_ids(
     ids = torch.from_numpy(np.asarray(rows, dtype=np.int32))
     lengths = torch.tensor([len(text) + 3 for text in texts], dtype=torch.int32)
     return ids.unflatten(0, (len(records), variants)), lengths.unflatten(0, (len(records), variants))
+
+
+def caption_pictures(
+    pictures: Pictures,
+    codes: torch.Tensor,
+    tokenizer: Tokenizer,
+    vocabulary: VisualVocabulary,
+    variants: int,
+    longest: int,
+    seed: int,
+) -> Captioned:
+    """Pictures, as their codes (n, S), in several wordings each. longest: tokens of a sequence, image_end among them.
+
+    Raises `DataError` for a caption that leaves no room for the image.
+    """
+    room = longest - codes.shape[1] - 3
+    ids, lengths = prompt_ids(
+        pictures.records, pictures.size, tokenizer, vocabulary, variants, room, seed + 1
+    )
+    return Captioned(pictures.size, ids, lengths, codes)
