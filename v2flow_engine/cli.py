@@ -38,6 +38,10 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
         "v2flow_engine.training.emoji.command",
         "make the emoji dataset from openly licensed sets",
     ),
+    ("data", "codes"): (
+        "v2flow_engine.training.coded_command",
+        "encode pictures once, to train an LLM where the pictures are not",
+    ),
     ("data", "text"): (
         "v2flow_engine.training.own_text",
         "text that an LLM writes by itself, to keep what it knows",

@@ -11,50 +11,26 @@ from typing import Any
 import torch
 
 from v2flow_engine.checkpoint import ModelFolder, open_model
-from v2flow_engine.cores import usable_cores
 from v2flow_engine.errors import DataError, RequestError
 from v2flow_engine.files import mebibytes, told_as_output_error
-from v2flow_engine.fitting import FITS, parse_color
+from v2flow_engine.training.coded import check_tokenizer, is_coded, read_coded
 from v2flow_engine.training.loop import Stage, train
-from v2flow_engine.training.pictures import HELDOUT_SHARE, Pictures, load_pictures
+from v2flow_engine.training.picture_options import (
+    add_picture_arguments,
+    read_pictures,
+    sizing_of,
+    tell_counts,
+)
 from v2flow_engine.training.ranks import Ranks, join, leave
 from v2flow_engine.training.settings import DEFAULTS, load_settings
-from v2flow_engine.training.sizing import Sizing
 
 HELP = "train the autoencoder, the visual tokenizer (or only its vocabulary), the LLM or the feature network of FID"
-HELDOUT = ("heldout_combination", "heldout_emoji")
 Built = tuple[Stage, Any, dict[str, Any]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of all stages; `args.subcommand` says which one runs."""
-    parser.add_argument(
-        "--data",
-        type=Path,
-        nargs="+",
-        required=True,
-        metavar="DIR",
-        help="folders of WebDataset shards (v2flow data emoji), or of images with captions",
-    )
-    group = parser.add_argument_group("pictures of any size, and folders of images")
-    group.add_argument(
-        "--size",
-        nargs="+",
-        default=[],
-        metavar="WxH",
-        help="bring each picture to the one of these sizes that is nearest in aspect ratio",
-    )
-    group.add_argument("--fit", choices=FITS, default="crop", help="how it is brought there (%(default)s)")
-    group.add_argument(
-        "--pad-color", metavar="COLOR", help="of pad; the mean of the picture's border if not given"
-    )
-    group.add_argument(
-        "--heldout-share",
-        type=float,
-        default=HELDOUT_SHARE,
-        metavar="S",
-        help="share of a folder of images that is not trained on (%(default)s)",
-    )
+    add_picture_arguments(parser)
     parser.add_argument(
         "--out", type=Path, required=True, help="the run's folder; an unfinished run there goes on"
     )
@@ -97,7 +73,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model-config", type=Path, default=DEFAULTS / "model.yaml", help="its default generation parameters"
     )
-    parser.add_argument("--limit", type=int, help="train on this many pictures of each folder at most")
     parser.add_argument(
         "--device",
         default="cuda" if torch.cuda.is_available() else "cpu",
@@ -110,7 +85,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MINUTES",
         help="how long a process waits for another, which may be encoding or evaluating, before it gives up",
     )
-    parser.add_argument("--workers", type=int, default=usable_cores(), help="threads that read shards")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -168,7 +142,7 @@ def _identity(args: argparse.Namespace, settings: dict[str, Any], stage: Stage) 
         "llm": None if args.llm is None else str(args.llm),
         **({"text": [str(path) for path in args.text]} if args.text else {}),
         "pictures": stage.counts,
-        **_sizing(args).describe(),
+        **sizing_of(args).describe(),
     }
 
 
@@ -176,27 +150,22 @@ def _settings(args: argparse.Namespace, cls: type) -> tuple[Any, dict[str, Any]]
     return load_settings(cls, args.config or DEFAULTS / f"{args.subcommand}.yaml", args.overrides)
 
 
-def _pictures(args: argparse.Namespace, ranks: Ranks) -> tuple[Any, Any]:
-    started = time.perf_counter()
-    sizing, share = _sizing(args), args.heldout_share
-    if not 0 < share < 1:
-        raise RequestError(f"--heldout-share must be between 0 and 1, got {share:g}")
-    training = load_pictures(args.data, ["train"], args.workers, args.limit, sizing, share)
-    heldout = load_pictures(args.data, HELDOUT, args.workers, None, sizing, share)
-    seconds = time.perf_counter() - started
-    for size in {pictures.size: None for pictures in (*training, *heldout)}:
-        seen, unseen = (sum(len(p) for p in sets if p.size == size) for sets in (training, heldout))
-        ranks.say(f"{size}: {seen} pictures, {unseen} held out")
-    ranks.say(f"read in {seconds:.0f} s")
-    if ranks.device.type == "cuda":
-        training = [Pictures(p.pixels.to(ranks.device), p.records) for p in training]
-        heldout = [Pictures(p.pixels.to(ranks.device), p.records) for p in heldout]
+def _coded_or_pictures(args: argparse.Namespace, ranks: Ranks) -> tuple[list[Any], list[Any]]:
+    """What an LLM is trained on: pictures, or the codes that `v2flow data codes` made of them."""
+    coded = [folder for folder in args.data if is_coded(folder)]
+    if not coded:
+        return read_pictures(args, ranks)
+    others = [str(folder) for folder in args.data if folder not in coded]
+    if others or args.size:
+        raise DataError(
+            f"{', '.join(map(str, coded))}: codes (v2flow data codes) go with no pictures and no --size, got "
+            f"{', '.join(others or args.size)}"
+        )
+    encoder = args.tokenizer if args.teacher is None else open_model(args.teacher).path / "visual_tokenizer"
+    check_tokenizer(coded, encoder)
+    training, heldout = read_coded(coded, "train", args.limit), read_coded(coded, "heldout")
+    tell_counts(training, heldout, ranks)
     return training, heldout
-
-
-def _sizing(args: argparse.Namespace) -> Sizing:
-    color = None if args.pad_color is None else parse_color(args.pad_color)
-    return Sizing(tuple(dict.fromkeys(args.size)), args.fit, color)
 
 
 def _required(args: argparse.Namespace, name: str) -> Path:
@@ -214,14 +183,18 @@ def _build_autoencoder(args: argparse.Namespace, ranks: Ranks) -> Built:
     from v2flow_engine.training.autoencoder import AutoencoderConfig, AutoencoderStage
 
     config, values = _settings(args, AutoencoderConfig)
-    return AutoencoderStage(config, *_pictures(args, ranks), ranks.device, _init(args)), config.loop, values
+    return (
+        AutoencoderStage(config, *read_pictures(args, ranks), ranks.device, _init(args)),
+        config.loop,
+        values,
+    )
 
 
 def _build_features(args: argparse.Namespace, ranks: Ranks) -> Built:
     from v2flow_engine.training.features import FeatureStage, FeatureTraining
 
     config, values = _settings(args, FeatureTraining)
-    return FeatureStage(config, *_pictures(args, ranks), ranks.device), config.loop, values
+    return FeatureStage(config, *read_pictures(args, ranks), ranks.device), config.loop, values
 
 
 def _build_tokenizer(args: argparse.Namespace, ranks: Ranks) -> Built:
@@ -231,7 +204,7 @@ def _build_tokenizer(args: argparse.Namespace, ranks: Ranks) -> Built:
 
     config, values = _settings(args, VisualTokenizerTraining)
     autoencoder = Autoencoder.from_folder(_required(args, "vae"), ranks.device)
-    training, heldout = _pictures(args, ranks)
+    training, heldout = read_pictures(args, ranks)
     latents = [cached_latents(pictures, args.vae, ranks, config.loop.bf16) for pictures in training]
     return (
         VisualTokenizerStage(config, latents, heldout, autoencoder, ranks.device, _init(args)),
@@ -252,7 +225,7 @@ def _build_vocabulary(args: argparse.Namespace, ranks: Ranks) -> Built:
     vae = _required(args, "vae")
     latents, heldout = (
         [cached_latents(each, vae, ranks, config.loop.bf16) for each in pictures]
-        for pictures in _pictures(args, ranks)
+        for pictures in read_pictures(args, ranks)
     )
     return TransplantStage(config, latents, heldout, init, text, ranks.device), config.loop, values
 
@@ -269,7 +242,7 @@ def _build_llm(args: argparse.Namespace, ranks: Ranks) -> Built:
     if base is None and config.start != "pretrained":
         raise RequestError(f"start={config.start} says what is kept of a base LLM: it needs --llm DIR")
     teacher = None if args.teacher is None else open_model(args.teacher)
-    training, heldout = _pictures(args, ranks)
+    training, heldout = _coded_or_pictures(args, ranks)
     stage = build_llm_stage(
         config, training, heldout, vae, tokenizer, ranks, _init(args), base, args.text, teacher
     )

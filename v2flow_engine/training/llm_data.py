@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ from v2flow_engine.models.vae import Autoencoder
 from v2flow_engine.models.visual_tokenizer import VisualTokenizer
 from v2flow_engine.prompts import PromptEncoder
 from v2flow_engine.training.captioned import Captioned
+from v2flow_engine.training.coded import Coded
 from v2flow_engine.training.kept_text import text_windows
 from v2flow_engine.training.latents import cached_codes, cached_latents
 from v2flow_engine.training.llm import LlmStage, LlmTraining
@@ -52,8 +54,8 @@ def load_trained_tokenizer(folder: Path, device: torch.device) -> VisualTokenize
 
 def build_llm_stage(
     config: LlmTraining,
-    training: Sequence[Pictures],
-    heldout: Sequence[Pictures],
+    training: Sequence[Pictures | Coded],
+    heldout: Sequence[Pictures | Coded],
     vae_dir: Path,
     tokenizer_dir: Path,
     ranks: Ranks,
@@ -62,7 +64,8 @@ def build_llm_stage(
     text: Sequence[Path] = (),
     teacher: ModelFolder | None = None,
 ) -> LlmStage:
-    """Encode all pictures, word their captions, train the text tokenizer (or take init's), lay out the vocabulary.
+    """Encode the pictures that are not yet, word their captions, train the text tokenizer (or take init's), lay out the
+    vocabulary.
 
     base: an llm/ folder of `convert llm --base`, which brings text tokenizer and vocabulary. text: files of plain
     text that the LLM is to go on knowing. teacher: a model of the same codes whose LLM is learnt from; its visual
@@ -101,11 +104,20 @@ def build_llm_stage(
         _check_teacher(teacher, config, shape, tokenizer_dir, grids)
         encoder = load_trained_tokenizer(teacher.path / "visual_tokenizer", device)
 
-    def captioned(sets: Sequence[Pictures], variants: int) -> list[Captioned]:
+    def codes_of(pictures: Pictures | Coded) -> torch.Tensor:
+        if isinstance(pictures, Coded):
+            return pictures.codes
+        latents = cached_latents(pictures, vae_dir, ranks, config.loop.bf16)
+        return cached_codes(latents, encoder, vae_dir, ranks).to(torch.int32)
+
+    def captioned(sets: Sequence[Pictures | Coded], variants: int) -> list[Captioned]:
         made = []
         for pictures in sets:
-            latents = cached_latents(pictures, vae_dir, ranks, config.loop.bf16)
-            codes = cached_codes(latents, encoder, vae_dir, ranks).to(torch.int32)
+            codes, grid = codes_of(pictures), grids[pictures.size]
+            if codes.shape[1] != math.prod(grid):
+                raise DataError(
+                    f"pictures of {pictures.size} have {codes.shape[1]} codes, expected {grid[0]} x {grid[1]}"
+                )
             longest, seed = config.max_position_embeddings, config.loop.seed
             made.append(
                 caption_pictures(pictures, codes, text_tokenizer, vocabulary, variants, longest, seed)
@@ -172,7 +184,7 @@ def _check_teacher(
 
 
 def _as_teacher_says(
-    teacher: ModelFolder, training: Sequence[Pictures], own: Sequence[Captioned], config: LlmTraining
+    teacher: ModelFolder, training: Sequence[Pictures | Coded], own: Sequence[Captioned], config: LlmTraining
 ) -> list[Captioned]:
     """The pictures with captions in the teacher's ids, without free wordings."""
     tokenizer = teacher.prompt_encoder.tokenizer

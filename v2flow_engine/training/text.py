@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from v2flow_engine.errors import DataError
 from v2flow_engine.training.captioned import Captioned
+from v2flow_engine.training.coded import Coded
 from v2flow_engine.training.emoji.captions import write_caption
 from v2flow_engine.training.pictures import Pictures
 from v2flow_engine.vocabulary import VisualVocabulary
@@ -85,7 +86,7 @@ def prompt_ids(
 
 
 def caption_pictures(
-    pictures: Pictures,
+    pictures: Pictures | Coded,
     codes: torch.Tensor,
     tokenizer: Tokenizer,
     vocabulary: VisualVocabulary,
