@@ -3,8 +3,8 @@
     NAME/config.json   recipe.json   adapters/   visual_tokenizer/
 
 recipe.json says which pretrained LLM (`v2flow fetch`) the adapters go with, which embedded model the autoencoder is of,
-and the visual tokens of each size, in the order of the size tokens. adapters/ is in peft's format, with the rows of
-control and visual tokens beside it.
+the visual tokens of each size, in the order of the size tokens, and how long a sequence may be. adapters/ is in peft's
+format, with the rows of control and visual tokens beside it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from v2flow_engine.config import from_dict, load_json
+from v2flow_engine.config import from_dict, load_json, save_json
 from v2flow_engine.errors import ModelFolderError, OutputError, V2FlowError
+from v2flow_engine.llm_config import longest_sequence
 from v2flow_engine.user_cache import cache_dir, made_once
 
 if TYPE_CHECKING:
@@ -35,11 +36,16 @@ PEFT_PREFIX = "base_model.model."
 
 @dataclass(frozen=True)
 class Recipe:
-    """base: a name of `v2flow fetch`. vae: an embedded model. grids: size "WxH" -> [rows, columns] of visual tokens."""
+    """base: a name of `v2flow fetch`. vae: an embedded model. grids: size "WxH" -> [rows, columns] of visual tokens.
+
+    longest: the most tokens of a sequence, prompt and image together, for which an engine sets memory aside; None
+        leaves the base's, which may be many times what pictures take.
+    """
 
     base: str
     vae: str
     grids: dict[str, list[int]]
+    longest: int | None = None
 
 
 def is_adapted(path: Path) -> bool:
@@ -65,7 +71,7 @@ def whole_model(path: Path) -> Path:
             file=sys.stderr,
             flush=True,
         )
-        merge(path, base_llm(recipe.base), vae, building, recipe.grids)
+        merge(path, base_llm(recipe.base), vae, building, recipe)
 
     try:
         return made_once(target, make)
@@ -91,7 +97,7 @@ def base_llm(name: str) -> Path:
     return made_once(target, make)
 
 
-def merge(path: Path, base: Path, vae: Path, out: Path, grids: dict[str, list[int]]) -> None:
+def merge(path: Path, base: Path, vae: Path, out: Path, recipe: Recipe) -> None:
     """Fill the folder `out`: the base with visual tokens, adapters added to its weights; tokenizer; autoencoder.
 
     Weights are those of the base's dtype. Raises `ModelFolderError` for adapters that do not fit the base.
@@ -104,8 +110,12 @@ def merge(path: Path, base: Path, vae: Path, out: Path, grids: dict[str, list[in
     shutil.copy(path / "config.json", out / "config.json")
     shutil.copytree(path / "visual_tokenizer", out / "visual_tokenizer")
     shutil.copytree(vae, out / "vae")
-    known = {size: (rows, columns) for size, (rows, columns) in grids.items()}
+    known = {size: (rows, columns) for size, (rows, columns) in recipe.grids.items()}
     vocabulary = add_visual_tokens(base, path / "visual_tokenizer", known, out / "llm")
+    if recipe.longest is not None:
+        config = load_json(out / "llm" / "config.json")
+        config["max_position_embeddings"] = min(recipe.longest, longest_sequence(config))
+        save_json(config, out / "llm" / "config.json")
     adapters = path / ADAPTERS
     products = adapter_products(adapters)
     rows = load_weights(adapters / ROWS)

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from tests.training.test_pretrained_llm import LORA, write_llms
 from tests.training.test_training import command
 from v2flow_engine import adapted_model
-from v2flow_engine.adapted_model import merge, whole_model
+from v2flow_engine.adapted_model import Recipe, merge, whole_model
 from v2flow_engine.checkpoint import ModelFolder, open_model
 from v2flow_engine.cli import main
 from v2flow_engine.errors import ModelFolderError
@@ -36,8 +36,8 @@ def write(root: Path, name: str, out: str, *extra: str) -> list[str]:
 def merged(root: Path, folder: str, base: str) -> ModelFolder:
     out = root / f"{folder}-whole"
     out.mkdir()
-    grids = json.loads((root / folder / "recipe.json").read_text())["grids"]
-    merge(root / folder, root / base, root / "runs" / "vae" / "vae", out, grids)
+    recipe = Recipe(**json.loads((root / folder / "recipe.json").read_text()))
+    merge(root / folder, root / base, root / "runs" / "vae" / "vae", out, recipe)
     return open_model(out)
 
 
@@ -75,6 +75,19 @@ def test_a_size_left_out_takes_its_token_along(root: Path) -> None:
         torch.testing.assert_close(small[of_small], large[of_large], rtol=0.01, atol=1e-3)
 
 
+def test_an_engine_sets_memory_aside_for_no_longer_sequences(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(write(root, "tied", "short", "--longest", "40")) == 0
+    whole, base = merged(root, "short", "tied-base"), json.loads((root / "tied-base/config.json").read_text())
+    assert whole.prompt_encoder.max_model_len == 40 < base["max_position_embeddings"]
+    assert main(write(root, "tied", "long", "--longest", "1000000")) == 0
+    longest = merged(root, "long", "tied-base").prompt_encoder.max_model_len
+    assert longest == base["max_position_embeddings"]
+    assert main(write(root, "tied", "shorter", "--longest", "23")) == 2
+    assert "--longest must be at least 24 for pictures of these sizes, got 23" in capsys.readouterr().err
+
+
 def test_it_is_put_together_once(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """open_model takes it for a model; the second time nothing is made. The base stands in for a download."""
     monkeypatch.setenv("V2FLOW_CACHE", str(tmp_path / "cache"))
@@ -107,7 +120,7 @@ def test_what_does_not_fit_is_told(
             root / "tied-base",
             root / "runs/vae/vae",
             tmp_path / "out",
-            {"64x64": [4, 4], "64x32": [2, 4]},
+            Recipe("smollm2", "v2flow-emoji", {"64x64": [4, 4], "64x32": [2, 4]}),
         )
     recipe = json.loads((broken / "recipe.json").read_text())
     (broken / "recipe.json").write_text(json.dumps(recipe | {"base": "another"}))

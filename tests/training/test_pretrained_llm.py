@@ -141,6 +141,21 @@ def test_text_is_kept(root: Path) -> None:
     assert main(command(root, "llm", "kept", "--llm", str(root / "tied"), *more, *other_share)) == 2
 
 
+def test_text_is_looked_at_in_some_steps_and_counts_as_much(root: Path) -> None:
+    text = root / "some.jsonl"
+    text.write_text(json.dumps({"text": "the quick brown fox jumps over the lazy dog " * 12}) + "\n")
+    some = ["--set", "text_share=1", "--set", "text_window=8", "--set", "text_every=3", "--text", str(text)]
+    trained(root, "tied", "some", *some, *LORA)
+    lines = [json.loads(line) for line in (root / "runs/some/metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "images_per_second" in line]
+    assert [line["step"] for line in steps if "text_divergence" in line] == [3, 6]
+    for line in steps:
+        assert line["loss"] == pytest.approx(
+            line.get("image_loss", line["loss"]) + 3 * line.get("text_divergence", 0), rel=1e-5
+        )
+    assert main(command(root, "llm", "never", "--llm", str(root / "tied"), "--set", "text_every=0")) == 2
+
+
 def test_text_divergence_is_that_of_each_alone(root: Path) -> None:
     """Windows behind contexts of unequal length differ by what each does alone; a model differs from itself by what
     its visual rows take.

@@ -24,6 +24,8 @@ from v2flow_engine.files import whole_folder
 from v2flow_engine.training.assemble import WEIGHTS, copy_in_bfloat16
 from v2flow_engine.vocabulary import VisualVocabulary
 
+LEAST_PROMPT = 8  # tokens: BOS, a few words, image_start, size
+
 
 def write_adapted(
     run: Path,
@@ -31,13 +33,14 @@ def write_adapted(
     base: str,
     vae: str,
     sizes: Sequence[str] | None,
+    longest: int | None,
     config_of: Callable[[str], ModelConfig],
     out: Path,
 ) -> dict[str, list[int]]:
     """Write the folder `out` and return the grids of its sizes.
 
     run: with adapters/ and llm/. sizes: which to keep, the first one the default; None keeps all. Tokens of the others
-    are left out, so that nobody can ask for what was not trained. Raises `V2FlowError`.
+    are left out, so that nobody can ask for what was not trained. longest: see `Recipe`. Raises `V2FlowError`.
     """
     adapters, source = run / ADAPTERS, run / "llm" / "config.json"
     missing = [name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS, ROWS) if not (adapters / name).is_file()]
@@ -51,10 +54,13 @@ def write_adapted(
         raise RequestError(f"--size {unknown[0]}: the LLM has {', '.join(vocabulary.grids)}")
     # Tokens of sizes stand in the LLM's order, whichever is the default.
     grids = {size: list(grid) for size, grid in vocabulary.grids.items() if size in kept}
+    least = max(rows * columns for rows, columns in grids.values()) + LEAST_PROMPT
+    if longest is not None and longest < least:
+        raise RequestError(f"--longest must be at least {least} for pictures of these sizes, got {longest}")
     dropped = {vocabulary.size_token_ids[size] for size in vocabulary.grids if size not in kept}
     with whole_folder(out) as building:
         save_json(config_of(kept[0]), building / "config.json")
-        save_json(Recipe(base, vae, grids), building / RECIPE)
+        save_json(Recipe(base, vae, grids, longest), building / RECIPE)
         shutil.copytree(adapters, building / ADAPTERS)
         rows = load_weights(adapters / ROWS)
         ids = torch.arange(vocabulary.text_vocab_size, vocabulary.visual_offset + vocabulary.codebook_size)

@@ -29,6 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep these sizes, the first as default (all that the LLM has)",
     )
     parser.add_argument(
+        "--longest",
+        type=int,
+        metavar="N",
+        help="the most tokens of a sequence, for which engines set memory aside (the base's)",
+    )
+    parser.add_argument(
         "--model-config", type=Path, metavar="FILE", help="YAML: its default generation parameters"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new or empty folder")
@@ -50,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
         args.base,
         args.vae,
         args.size,
+        args.longest,
         lambda size: load_settings(
             ModelConfig,
             args.model_config or DEFAULTS / "model.yaml",

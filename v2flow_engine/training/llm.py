@@ -65,6 +65,7 @@ class LlmTraining:
     text_window: tokens of a window.
     teacher_share: of the loss of an image that asks for what a teacher expects (`train llm --teacher`); the rest asks
         for the tokens that are there.
+    text_every: steps from one that looks at text to the next; that one's counts so many times as much.
     text_weight: what a nat of divergence on text counts, where one of an image's tokens counts 1.
     """
 
@@ -81,6 +82,7 @@ class LlmTraining:
     head: str = "all"
     text_share: float = 0.06
     text_window: int = 64
+    text_every: int = 1
     text_weight: float = 1.0
     teacher_share: float = 0.5
 
@@ -89,10 +91,10 @@ class LlmTraining:
             raise DataError(f"start must be one of {', '.join(STARTS)}, got {self.start!r}")
         if self.head not in HEADS:
             raise DataError(f"head must be one of {', '.join(HEADS)}, got {self.head!r}")
-        if not 0 < self.text_share <= 1 or self.text_window < 2:
+        if not 0 < self.text_share <= 1 or self.text_window < 2 or self.text_every < 1:
             raise DataError(
-                f"text_share must be in (0, 1] and text_window at least 2, got {self.text_share:g} and "
-                f"{self.text_window}"
+                f"text_share must be in (0, 1], text_window at least 2 and text_every at least 1, got "
+                f"{self.text_share:g}, {self.text_window} and {self.text_every}"
             )
         if not 0 <= self.teacher_share <= 1:
             raise DataError(f"teacher_share must be in [0, 1], got {self.teacher_share:g}")
@@ -251,9 +253,9 @@ class LlmStage(Stage):
             )
             share = self.config.teacher_share
             loss = (1 - share) * loss + share * told["taught_loss"]
-        if self.kept_text is not None:
+        if self.kept_text is not None and (part.step + 1) % self.config.text_every == 0:
             told["text_divergence"] = self._text_divergence(train, rows, variants, draws)
-            loss = loss + self.config.text_weight * told["text_divergence"]
+            loss = loss + self.config.text_every * self.config.text_weight * told["text_divergence"]
         return {"loss": loss, **(told if len(told) > 1 else {})}
 
     def _text_divergence(
@@ -265,13 +267,14 @@ class LlmStage(Stage):
         """
         brings = draws.rand(1)[:, 0] < self.config.text_share
         behind, windows = draws.rand(1)[:, 0] < 0.5, self.kept_text[draws.randint(len(self.kept_text))].long()
-        total = torch.zeros((), device=self.device)
-        for chosen, lead in ((brings & ~behind, False), (brings & behind, True)):
-            if chosen.any():
-                before = train.sequences(self.vocabulary, rows[chosen], variants[chosen])
-                before = before if lead else [ids[:0] for ids in before]
-                total = total + text_divergence(self.net, self.known, before, windows[chosen]).sum()
-        return total / (self.config.text_share * len(brings))
+        if not brings.any():
+            return torch.zeros((), device=self.device)
+        images = train.sequences(self.vocabulary, rows[brings], variants[brings])
+        before = [
+            image if lead else image[:0] for image, lead in zip(images, behind[brings].tolist(), strict=True)
+        ]
+        divergence = text_divergence(self.net, self.known, before, windows[brings])
+        return divergence.sum() / (self.config.text_share * len(brings))
 
     def _logits_of(
         self, net: nn.Module, data: Captioned, *args: torch.Tensor | None
