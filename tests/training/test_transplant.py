@@ -90,3 +90,21 @@ def test_bad_input_is_one_line(root: Path, capsys: pytest.CaptureFixture[str]) -
         assert main(arguments) == 2
         error = capsys.readouterr().err
         assert message in error and "Traceback" not in error
+
+
+def test_codes_of_the_tokenizer_it_was_moved_from_are_its_codes_too(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved, own = root / "runs/moved/visual_tokenizer", root / "runs/llm/squares/visual_tokenizer"
+    data = ["--data", str(root / "data"), "--workers", "1", "--vae", str(root / "runs/vae/vae")]
+    codes = str(root / "codes")
+    assert main(["data", "codes", *data, "--tokenizer", str(own), "--out", codes]) == 0
+    base = ["--base", str(root / "plain"), "--visual-tokenizer", str(moved), "--size", "64x64"]
+    assert main(["convert", "llm", *base, "--out", str(root / "for-codes")]) == 0
+    train = command(root, "llm", "on-codes", "--llm", str(root / "for-codes"), "--set", "loop.steps=1")
+    first = train.index("--data") + 1
+    train[first : first + 2] = [codes]
+    assert main([*train, "--tokenizer", str(moved)]) == 0
+    (moved / "moved_from.json").unlink()
+    assert main([*train, "--tokenizer", str(moved)]) == 2
+    assert "its codes are of the visual tokenizer" in capsys.readouterr().err

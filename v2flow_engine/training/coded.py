@@ -21,6 +21,7 @@ from v2flow_engine.errors import DataError
 from v2flow_engine.files import temporary_name, told_as_output_error
 
 ABOUT = "codes.json"
+MOVED_FROM = "moved_from.json"  # beside a visual tokenizer that another one's codes were moved to
 FORMAT = 1
 SPLITS = ("train", "heldout")
 
@@ -109,14 +110,23 @@ def read_coded(folders: Sequence[Path], split: str, limit: int | None = None) ->
     return joined
 
 
+def say_moved_from(folder: Path, source: Path) -> None:
+    """Note beside a visual tokenizer that its codes mean what those of another one, `source`, do."""
+    save_json({"tokenizer": tokenizer_digest(source)}, folder / MOVED_FROM)
+
+
 def check_tokenizer(folders: Sequence[Path], tokenizer_dir: Path) -> None:
-    """Raise `DataError` for a folder whose codes are not this visual tokenizer's."""
-    expected = tokenizer_digest(tokenizer_dir)
+    """Raise `DataError` for a folder whose codes are neither this visual tokenizer's nor of the one that its codes were
+    moved from.
+    """
+    known = [tokenizer_digest(tokenizer_dir)]
+    if (tokenizer_dir / MOVED_FROM).is_file():
+        known.append(load_json(tokenizer_dir / MOVED_FROM)["tokenizer"])
     for folder in folders:
         found = _about(folder)["tokenizer"]
-        if found != expected:
+        if found not in known:
             raise DataError(
-                f"{folder}: its codes are of the visual tokenizer {found}, and {tokenizer_dir} is {expected}"
+                f"{folder}: its codes are of the visual tokenizer {found}, and {tokenizer_dir} is {known[0]}"
             )
 
 

@@ -21,6 +21,7 @@ from v2flow_engine.config import save_json
 from v2flow_engine.models.resampler import mlp
 from v2flow_engine.models.visual_tokenizer import VisualTokenizer
 from v2flow_engine.training.batches import BatchPart, spread
+from v2flow_engine.training.coded import say_moved_from
 from v2flow_engine.training.latents import Latents
 from v2flow_engine.training.loop import LoopConfig, Stage
 from v2flow_engine.training.ranks import Ranks
@@ -73,6 +74,7 @@ class TransplantStage(Stage):
     ) -> None:
         torch.manual_seed(config.loop.seed)
         self.config, self.latents, self.heldout, self.device = config, latents, heldout, device
+        self.source = init.path / "visual_tokenizer"
         self.trained = init.load_visual_tokenizer(device, with_vocabulary=True).requires_grad_(False)
         rows, dim = text_embedding.shape
         shape = replace(
@@ -151,7 +153,7 @@ class TransplantStage(Stage):
         """None: `v2flow reconstruct` shows the model that it becomes a part of."""
 
     def export(self, ema: nn.Module, run_dir: Path) -> None:
-        """RUN/visual_tokenizer in float32, with the LLM's text rows beside it."""
+        """RUN/visual_tokenizer in float32, with the LLM's text rows beside it, and whose codes it has."""
         folder = run_dir / "visual_tokenizer"
         folder.mkdir(exist_ok=True)
         moved = self._result(ema)
@@ -160,6 +162,7 @@ class TransplantStage(Stage):
         )
         save_file({"embedding": self.text_embedding.contiguous()}, str(folder / "vocabulary.safetensors"))
         save_json(moved.config, folder / "config.json")
+        say_moved_from(folder, self.source)
 
     @torch.no_grad()
     def _result(self, net: nn.Module) -> VisualTokenizer:
