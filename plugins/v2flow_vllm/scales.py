@@ -48,12 +48,15 @@ class RowScales:
                 "guidance scales do not reach this model: v2flow_vllm.register() was not called where the engine was "
                 "configured"
             )
-        if num_rows > len(self.rows):
-            raise RuntimeError(
-                f"{num_rows} rows of logits for {len(self.rows)} requests: prompt log-probabilities and "
-                "speculative decoding cannot be guided"
-            )
-        return self.rows[:num_rows]
+        if num_rows <= len(self.rows):
+            return self.rows[:num_rows]
+        # The V2 runner's warm-up asks for the log-probabilities of its prompts; nothing is guided then.
+        if bool((self.rows == UNGUIDED.scale).all()):
+            return torch.full_like(self.rows[:1], UNGUIDED.scale).expand(num_rows, 1)
+        raise RuntimeError(
+            f"{num_rows} rows of logits for {len(self.rows)} requests: prompt log-probabilities and "
+            "speculative decoding cannot be guided"
+        )
 
 
 _SCALES: dict[int, RowScales] = {}

@@ -158,3 +158,16 @@ def test_model_without_its_processor_refuses_to_start(tiny: SimpleNamespace, eng
 
     with pytest.raises(RuntimeError, match="do not reach this model"):
         RowScales().first(1)
+
+
+def test_rows_beyond_the_requests_are_those_of_an_unguided_warm_up(tiny: SimpleNamespace) -> None:
+    """vLLM's V2 runner asks for the log-probabilities of prompts before it serves; later nobody may."""
+    from v2flow_vllm.scales import RowScales
+
+    scales = RowScales()
+    rows = scales.open(4, torch.device("cpu"))
+    assert torch.equal(scales.first(6), torch.ones(6, 1))
+    rows[2] = 3.0
+    assert torch.equal(scales.first(3)[:, 0], torch.tensor([1.0, 1.0, 3.0]))
+    with pytest.raises(RuntimeError, match="6 rows of logits for 4 requests"):
+        scales.first(6)

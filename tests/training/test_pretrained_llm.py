@@ -196,6 +196,13 @@ def test_an_llm_writes_text(root: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "not an LLM" in capsys.readouterr().err
 
 
+def test_texts_hold_whatever_ends_a_line(tmp_path: Path) -> None:
+    texts = ["one\u2028two", "three\x85four\x0b", "five\nsix"]
+    lines = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
+    (tmp_path / "texts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert list(read_texts(tmp_path / "texts.jsonl")) == texts
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,14 +80,14 @@ def _rows(metadata: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, row) of a metadata file."""
     text = read_text(metadata, "captions", encoding="utf-8-sig")
     if metadata.suffix == ".csv":
-        reader = csv.DictReader(text.splitlines(keepends=True))
+        reader = csv.DictReader(io.StringIO(text))
         try:
             for row in reader:
                 yield reader.line_num, row
         except csv.Error as error:
             raise DataError(f"{metadata}, line {reader.line_num}: not readable ({error})") from error
         return
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # a caption may hold other ends of lines
         if not line.strip():
             continue
         try:

@@ -39,7 +39,7 @@ def read_texts(path: Path) -> Iterator[str]:
     if path.suffix != ".jsonl":
         yield content
         return
-    for number, line in enumerate(content.splitlines(), start=1):
+    for number, line in enumerate(content.split("\n"), start=1):  # a text may hold other ends of lines
         if not line.strip():
             continue
         try:
