@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from v2flow_engine.errors import RequestError
@@ -21,6 +22,30 @@ def decoder_dtype(name: str, device: str | torch.device) -> torch.dtype:
     if name == "auto":
         name = "float32" if torch.device(device).type == "cpu" else "bfloat16"
     return getattr(torch, name)
+
+
+def bfloat16_is_faster(device: str | torch.device) -> bool:
+    """Whether products of matrices are: yes on a GPU; on a CPU it is measured, in half a second at most.
+
+    CPUs with units for bfloat16 (AMX, AVX512-BF16) may be twice as fast in it, and others are a hundred times slower.
+    """
+    import torch
+
+    if torch.device(device).type != "cpu":
+        return True
+
+    def seconds(dtype: torch.dtype, least: float = 0.0) -> float:
+        matrix, taken = torch.ones(512, 512, dtype=dtype), []
+        for _ in range(6):
+            start = time.perf_counter()
+            matrix @ matrix
+            taken.append(time.perf_counter() - start)
+            if least and taken[-1] > 20 * least:  # even a first call, which prepares, is not that slow
+                break
+        return min(taken)
+
+    single = seconds(torch.float32)
+    return seconds(torch.bfloat16, single) < single
 
 
 def check_dtype(name: str) -> str:

@@ -13,6 +13,10 @@ from v2flow_vllm.releases import check_release
 MIN_BATCHED_TOKENS = 2048
 LARGEST_BLOCK = 128  # tokens in a block of the KV cache, on the platform with the largest
 MOST_OF_MEMORY = 0.25
+# With a cache of a given size an engine takes no more than it needs, but where less of the GPU is free than its share,
+# which is else 0.92, it does not start: beside a decoder, or another engine.
+MOST_OF_A_GPU = 0.92
+WORKING_MEMORY = 2**31  # activations, CUDA graphs, libraries
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -68,11 +72,19 @@ def engine_kwargs(
         kwargs["enforce_eager"] = True
     if kv_cache_gib is not None or cache_bytes <= _total_memory(on_cpu) * MOST_OF_MEMORY:
         kwargs["kv_cache_memory_bytes"] = cache_bytes
+        if not on_cpu:
+            needed = cache_bytes + 2 * weight_bytes(folder) + WORKING_MEMORY
+            kwargs["gpu_memory_utilization"] = min(MOST_OF_A_GPU, needed / _total_memory(on_cpu))
     elif on_cpu:
         kwargs["kv_cache_memory_bytes"] = int(_total_memory(on_cpu) * MOST_OF_MEMORY)
     if not guided:
         kwargs["hf_overrides"] = {"v2flow_guided": False}
     return kwargs | overrides
+
+
+def weight_bytes(folder: Path) -> int:
+    """What the files of weights take on the disk."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
 def kv_cache_bytes(config: dict[str, Any], num_tokens: int, *, dtype: str, guided: bool = True) -> int:

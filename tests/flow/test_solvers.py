@@ -10,6 +10,7 @@ from v2flow_engine.config import FlowConfig
 from v2flow_engine.flow.dopri5 import dopri5
 from v2flow_engine.flow.path import interpolate, net_time, sample_time, to_velocity
 from v2flow_engine.flow.solvers import SOLVERS, dpm_solver_pp_2m, euler, heun, shifted_noise_levels
+from v2flow_engine.training.draws import draws_of
 
 DATA = torch.tensor([[1.0, -2.0, 0.5]])
 
@@ -65,5 +66,5 @@ def test_conventions_agree_on_the_ends_of_the_path(method: str) -> None:
     output = noise - data if method == "linear_flow" else data - noise
     assert torch.equal(to_velocity(flow, output), data - noise)
     assert net_time(flow, torch.tensor(0.0)) == (1000.0 if method == "linear_flow" else 0.0)
-    times = sample_time(flow, 1000, torch.Generator().manual_seed(0))
-    assert times.min() > 0 and times.max() < 1
+    times = sample_time(flow, 1000, draws_of(0, 0, 0, 3, torch.device("cpu")))
+    assert times.shape == (3, 1000) and times.min() > 0 and times.max() < 1

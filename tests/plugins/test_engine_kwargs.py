@@ -72,6 +72,26 @@ def test_cache_holds_both_streams_of_every_request(folder: Path) -> None:
     assert v2flow_vllm.engine_kwargs(folder, kv_cache_gib=0.5)["kv_cache_memory_bytes"] == 2**29
 
 
+def test_on_a_gpu_it_asks_for_no_more_of_it_than_it_needs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine waits for its share to be free; beside a decoder, nine tenths never are. The GPU's size is given."""
+    from vllm.platforms import current_platform
+
+    import v2flow_vllm
+    from v2flow_vllm import engine
+
+    monkeypatch.setattr(type(current_platform), "is_cpu", lambda self: False)
+    monkeypatch.setattr(engine, "_total_memory", lambda on_cpu: 80 * 2**30)
+    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    kwargs = v2flow_vllm.engine_kwargs(folder, kv_cache_gib=2)
+    assert kwargs["dtype"] == "bfloat16" and "enforce_eager" not in kwargs
+    assert kwargs["gpu_memory_utilization"] == pytest.approx((4 * 2**30 + 2 * weights) / (80 * 2**30))
+    assert v2flow_vllm.engine_kwargs(folder, kv_cache_gib=200)["gpu_memory_utilization"] == 0.92
+    own = v2flow_vllm.engine_kwargs(folder, gpu_memory_utilization=0.5)
+    assert own["gpu_memory_utilization"] == 0.5
+
+
 @pytest.mark.parametrize("guided", [True, False])
 def test_every_engine_of_the_architecture_has_the_processors(folder: Path, guided: bool) -> None:
     """Whoever makes the config, with our keywords or with a model's path alone; what the user names comes first."""

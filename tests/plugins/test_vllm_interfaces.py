@@ -52,7 +52,7 @@ ARGUMENTS = (
         "use_tqdm_on_load",
         "enforce_eager",
     ),
-    *("kv_cache_memory_bytes", "hf_overrides"),
+    *("kv_cache_memory_bytes", "gpu_memory_utilization", "hf_overrides"),
 )
 ATTENTION = ("num_heads", "head_size", "scale", "num_kv_heads", "cache_config", "quant_config", "prefix")
 USED = (

@@ -16,7 +16,7 @@ from tests.training.tiny_run import write_all
 from v2flow_engine.cli import main
 from v2flow_engine.errors import DataError, RequestError
 from v2flow_engine.training import loop
-from v2flow_engine.training.batches import BatchPart, check_batches, epoch_indices, step_parts
+from v2flow_engine.training.batches import check_batches, epoch_indices, step_parts
 from v2flow_engine.training.ranks import Ranks, join
 
 STAGES = ("vae", "tokenizer", "llm")
@@ -142,18 +142,6 @@ def test_parts_make_up_the_batch_whatever_their_number() -> None:
             assert torch.equal(torch.cat([part.indices for part in parts]), expected)
             assert sum(part.share for part in parts) == pytest.approx(1)
             assert [part.first for part in parts] == [sum(map(len, parts[:i])) for i in range(len(parts))]
-
-
-def test_a_sample_s_numbers_are_its_own() -> None:
-    indices = torch.arange(4)
-    whole = BatchPart(7, 3, 0, indices, 0, 4).draws(CPU)
-    last = BatchPart(7, 3, 0, indices[3:], 3, 4).draws(CPU)
-    for shape in ((), (2, 3), (64,)):
-        assert torch.equal(whole.randn(*shape)[3:], last.randn(*shape))
-        values = whole.rand(*shape)
-        assert torch.equal(values[3:], last.rand(*shape)) and values.unique().numel() == values.numel()
-    others = [BatchPart(seed, step, 0, indices, 0, 4) for seed, step in ((7, 4), (8, 3))]
-    assert len({float(part.draws(CPU).rand()[0]) for part in others} | {float(whole.rand()[0])}) == 3
 
 
 def test_batches_too_small_to_share_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,3 +187,22 @@ def test_bad_input_is_one_line(
     assert main(command(root, stage, "bad", *extra)) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_networks_compute_in_bfloat16_where_that_is_faster(
+    root: Path, faster: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without loop.bf16 a run is the one with what the machine does better."""
+    monkeypatch.setattr("v2flow_engine.training.command.bfloat16_is_faster", lambda device: faster)
+    one = ["--set", "loop.steps=2"]
+    losses = []
+    for name, said in (("left", "null"), ("said", str(faster).lower())):
+        assert main(command(root, "llm", f"{name}-{faster}", *one, "--set", f"loop.bf16={said}")) == 0
+        lines = (root / "runs" / f"{name}-{faster}" / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line).get("loss") for line in lines])
+    assert losses[0] == losses[1]
+    other = str(not faster).lower()
+    assert main(command(root, "llm", f"other-{faster}", *one, "--set", f"loop.bf16={other}")) == 0
+    lines = (root / "runs" / f"other-{faster}" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line).get("loss") for line in lines] != losses[0]

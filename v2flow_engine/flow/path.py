@@ -6,6 +6,8 @@ nothing of solvers.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 
 from v2flow_engine.config import FlowConfig
@@ -26,9 +28,16 @@ def to_velocity(flow: FlowConfig, output: torch.Tensor) -> torch.Tensor:
     return -output if flow.method == "linear_flow" else output
 
 
-def sample_time(flow: FlowConfig, count: int, generator: torch.Generator) -> torch.Tensor:
-    """Training times (count,) in (0, 1): logit-normal for linear_flow (arXiv 2403.03206), uniform for CondOT."""
-    device = generator.device
-    if flow.method == "linear_flow":
-        return torch.randn(count, generator=generator, device=device).sigmoid()
-    return torch.rand(count, generator=generator, device=device)
+class Numbers(Protocol):
+    """Random numbers of several samples, (b, count)."""
+
+    def rand(self, count: int) -> torch.Tensor:
+        """Uniform in [0, 1)."""
+
+    def randn(self, count: int) -> torch.Tensor:
+        """Standard normal."""
+
+
+def sample_time(flow: FlowConfig, count: int, numbers: Numbers) -> torch.Tensor:
+    """Training times (b, count) in (0, 1): logit-normal for linear_flow (arXiv 2403.03206), uniform for CondOT."""
+    return numbers.randn(count).sigmoid() if flow.method == "linear_flow" else numbers.rand(count)

@@ -1,19 +1,18 @@
 """(seed, step) -> the step's batch, cut into the parts that processes and micro-batches compute.
 
-Everything random of a sample comes from (seed, step, its place in the whole batch), so that neither the number of
-processes nor accumulation changes what is computed. Knows nothing of what the samples are.
+What is random of a sample is in `draws.py`. Knows nothing of what the samples are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
 import torch
 
 from v2flow_engine.errors import DataError
+from v2flow_engine.training.draws import Draws, draws_of, mixed_seed
 from v2flow_engine.training.ranks import Ranks
 
 
@@ -47,37 +46,7 @@ class BatchPart:
 
     def draws(self, device: torch.device) -> Draws:
         """The samples' random numbers, from their start: the same ones whenever it is called."""
-        return Draws([mixed_seed(self.seed, self.step, self.first + i) for i in range(len(self))], device)
-
-
-class Draws:
-    """Random numbers of b samples, each from its own generator: (b, ...), the same alone and in any batch."""
-
-    def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
-        self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-
-    def each(self, draw: Callable[[torch.Generator], torch.Tensor]) -> torch.Tensor:
-        """Stack what `draw` makes with each sample's generator."""
-        return torch.stack([draw(generator) for generator in self.generators])
-
-    def rand(self, *shape: int) -> torch.Tensor:
-        """Uniform in [0, 1), (b, *shape)."""
-        return self.each(lambda generator: torch.rand(shape, generator=generator, device=generator.device))
-
-    def randn(self, *shape: int) -> torch.Tensor:
-        """Standard normal, (b, *shape)."""
-        return self.each(lambda generator: torch.randn(shape, generator=generator, device=generator.device))
-
-    def randint(self, high: int) -> torch.Tensor:
-        """Integers in [0, high), (b,)."""
-        return self.each(
-            lambda generator: torch.randint(high, (), generator=generator, device=generator.device)
-        )
-
-
-def mixed_seed(*numbers: int) -> int:
-    """Several numbers -> one seed of 32 bits, which is all that torch's CPU generator looks at."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+        return draws_of(self.seed, self.step, self.first, len(self), device)
 
 
 def check_batches(counts: Sequence[int], batch_size: int, world: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from v2flow_engine.checkpoint import ModelFolder, open_model
 from v2flow_engine.errors import DataError, RequestError
 from v2flow_engine.files import mebibytes, told_as_output_error
+from v2flow_engine.precision import bfloat16_is_faster
 from v2flow_engine.training.coded import check_tokenizer, is_coded, read_coded
 from v2flow_engine.training.loop import Stage, train
 from v2flow_engine.training.picture_options import (
@@ -146,8 +148,13 @@ def _identity(args: argparse.Namespace, settings: dict[str, Any], stage: Stage) 
     }
 
 
-def _settings(args: argparse.Namespace, cls: type) -> tuple[Any, dict[str, Any]]:
-    return load_settings(cls, args.config or DEFAULTS / f"{args.subcommand}.yaml", args.overrides)
+def _settings(args: argparse.Namespace, ranks: Ranks, cls: type) -> tuple[Any, dict[str, Any]]:
+    path = args.config or DEFAULTS / f"{args.subcommand}.yaml"
+    config, values = load_settings(cls, path, args.overrides)
+    if config.loop.bf16 is None:
+        faster = ranks.once(lambda: bfloat16_is_faster(ranks.device))
+        config = replace(config, loop=replace(config.loop, bf16=faster))
+    return config, values
 
 
 def _coded_or_pictures(args: argparse.Namespace, ranks: Ranks) -> tuple[list[Any], list[Any]]:
@@ -182,7 +189,7 @@ def _init(args: argparse.Namespace) -> ModelFolder | None:
 def _build_autoencoder(args: argparse.Namespace, ranks: Ranks) -> Built:
     from v2flow_engine.training.autoencoder import AutoencoderConfig, AutoencoderStage
 
-    config, values = _settings(args, AutoencoderConfig)
+    config, values = _settings(args, ranks, AutoencoderConfig)
     return (
         AutoencoderStage(config, *read_pictures(args, ranks), ranks.device, _init(args)),
         config.loop,
@@ -193,7 +200,7 @@ def _build_autoencoder(args: argparse.Namespace, ranks: Ranks) -> Built:
 def _build_features(args: argparse.Namespace, ranks: Ranks) -> Built:
     from v2flow_engine.training.features import FeatureStage, FeatureTraining
 
-    config, values = _settings(args, FeatureTraining)
+    config, values = _settings(args, ranks, FeatureTraining)
     return FeatureStage(config, *read_pictures(args, ranks), ranks.device), config.loop, values
 
 
@@ -202,7 +209,7 @@ def _build_tokenizer(args: argparse.Namespace, ranks: Ranks) -> Built:
     from v2flow_engine.training.latents import cached_latents
     from v2flow_engine.training.visual_tokenizer import VisualTokenizerStage, VisualTokenizerTraining
 
-    config, values = _settings(args, VisualTokenizerTraining)
+    config, values = _settings(args, ranks, VisualTokenizerTraining)
     autoencoder = Autoencoder.from_folder(_required(args, "vae"), ranks.device)
     training, heldout = read_pictures(args, ranks)
     latents = [cached_latents(pictures, args.vae, ranks, config.loop.bf16) for pictures in training]
@@ -218,7 +225,7 @@ def _build_vocabulary(args: argparse.Namespace, ranks: Ranks) -> Built:
     from v2flow_engine.training.latents import cached_latents
     from v2flow_engine.training.transplant import TransplantStage, TransplantTraining
 
-    config, values = _settings(args, TransplantTraining)
+    config, values = _settings(args, ranks, TransplantTraining)
     if args.init is None:
         raise RequestError("v2flow train vocabulary needs --init MODEL, whose codes and decoder are kept")
     init, text = open_model(args.init), load_text_rows(_required(args, "llm"))
@@ -234,7 +241,7 @@ def _build_llm(args: argparse.Namespace, ranks: Ranks) -> Built:
     from v2flow_engine.training.llm import LlmTraining
     from v2flow_engine.training.llm_data import build_llm_stage
 
-    config, values = _settings(args, LlmTraining)
+    config, values = _settings(args, ranks, LlmTraining)
     vae, tokenizer = _required(args, "vae"), _required(args, "tokenizer")
     base = None if args.llm is None else _required(args, "llm")
     if base is not None and args.init is not None:

@@ -27,8 +27,9 @@ from v2flow_engine.checkpoint import load_state
 from v2flow_engine.errors import DataError, ModelFolderError
 from v2flow_engine.generation.two_pass import generate_two_pass
 from v2flow_engine.llm_config import ARCHITECTURES, BESIDE_TOKENIZER
-from v2flow_engine.training.batches import BatchPart, Draws, spread
+from v2flow_engine.training.batches import BatchPart, spread
 from v2flow_engine.training.captioned import Captioned
+from v2flow_engine.training.draws import Draws
 from v2flow_engine.training.llm_losses import cross_entropy, image_logits, text_divergence
 from v2flow_engine.training.loop import LoopConfig, Stage
 from v2flow_engine.training.lora import LoraSettings, add_adapters, merged_weights, save_adapters
@@ -305,7 +306,9 @@ class LlmStage(Stage):
         for heldout in self.heldout:
             for part in spread(heldout, 1024).to(self.device).split(128):
                 dropped = torch.full((len(part), 1), drop, device=self.device)
-                with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.loop.bf16):
+                with torch.autocast(
+                    self.device.type, dtype=torch.bfloat16, enabled=bool(self.config.loop.bf16)
+                ):
                     told = self._logits_of(ema, heldout, part, torch.zeros_like(part), dropped)
                     losses.append(cross_entropy(*told))
         return float(torch.stack(losses).mean())
@@ -318,7 +321,7 @@ class LlmStage(Stage):
             prompts = [
                 heldout.prompt_ids[r, 0, : heldout.lengths[r, 0]].tolist() for r in spread(heldout, 16)
             ]
-            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.loop.bf16):
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bool(self.config.loop.bf16)):
                 ids = generate_two_pass(
                     ema,
                     self.vocabulary,

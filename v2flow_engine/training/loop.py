@@ -22,7 +22,8 @@ import torch
 from torch import nn
 
 from v2flow_engine.errors import DataError, OutputError
-from v2flow_engine.training.batches import BatchPart, check_batches, mixed_seed, step_parts
+from v2flow_engine.training.batches import BatchPart, check_batches, step_parts
+from v2flow_engine.training.draws import mixed_seed
 from v2flow_engine.training.optimizer import MuonAdamW
 from v2flow_engine.training.ranks import Ranks
 
@@ -35,7 +36,8 @@ class LoopConfig:
 
     batch_size: samples of a step, over all processes. accumulate: each process computes its share of them in this many
         parts, one after the other, which changes the memory that is needed and not the result.
-    bf16: networks compute in bfloat16 where autocast allows it; weights and optimizer stay in float32.
+    bf16: networks compute in bfloat16 where autocast allows it; weights and optimizer stay in float32. None leaves it
+        to `v2flow train`: where it is faster on this machine.
     muon: matrices are trained with Muon, not AdamW (training/optimizer.py).
     """
 
@@ -52,7 +54,7 @@ class LoopConfig:
     checkpoint_every: int = 1000
     sample_every: int = 2000
     seed: int = 0
-    bf16: bool = True
+    bf16: bool | None = None
     compile: bool = False
     muon: bool = True
     accumulate: int = 1
@@ -180,7 +182,7 @@ def _step(
 ) -> dict[str, torch.Tensor]:
     """One optimizer step; returns the numbers to report, of the whole batch."""
     parts = step_parts(stage.counts, config.batch_size, step, config.seed, config.accumulate, ranks)
-    autocast = torch.autocast(stage.device.type, dtype=torch.bfloat16, enabled=config.bf16)
+    autocast = torch.autocast(stage.device.type, dtype=torch.bfloat16, enabled=bool(config.bf16))
     stage.net.train()
     with autocast:
         stage.before_step(parts, ranks)

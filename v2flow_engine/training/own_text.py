@@ -61,12 +61,16 @@ def write_texts(llm: Path, n: int, tokens: int, batch: int, seed: int) -> Iterat
     from tokenizers import Tokenizer
     from transformers import AutoModelForCausalLM
 
+    from v2flow_engine.precision import bfloat16_is_faster
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if bfloat16_is_faster(device) else torch.float32
     try:
         tokenizer = Tokenizer.from_file(str(llm / "tokenizer.json"))
-        model = AutoModelForCausalLM.from_pretrained(llm, dtype=torch.bfloat16, local_files_only=True).eval()
+        model = AutoModelForCausalLM.from_pretrained(llm, dtype=dtype, local_files_only=True).eval()
     except Exception as error:  # a missing file, an unreadable one, another architecture: each its own type
         raise ModelFolderError(f"{llm}: not an LLM that transformers loads ({error})") from error
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
     torch.manual_seed(seed)
     words = first_words(tokenizer)
     for start in range(0, n, batch):

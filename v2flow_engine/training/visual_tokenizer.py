@@ -27,7 +27,8 @@ from v2flow_engine.flow.path import interpolate, net_time, sample_time, to_veloc
 from v2flow_engine.models.quantizer import Assignments, CodebookTrainer
 from v2flow_engine.models.vae import Autoencoder
 from v2flow_engine.models.visual_tokenizer import VisualTokenizer
-from v2flow_engine.training.batches import BatchPart, Draws, mixed_seed, spread
+from v2flow_engine.training.batches import BatchPart, spread
+from v2flow_engine.training.draws import Draws, mixed_seed
 from v2flow_engine.training.growing import grow_tokenizer
 from v2flow_engine.training.latents import Latents
 from v2flow_engine.training.loop import LoopConfig, Stage
@@ -260,7 +261,7 @@ class VisualTokenizerStage(Stage):
         data = tokens.gather(1, chosen.expand(-1, -1, channels))
         features, data = (repeat(each, "b m c -> (b r m) c", r=repeats) for each in (features, data))
         noise = draws.randn(repeats * masked, channels).flatten(0, 1)
-        t = draws.each(lambda generator: sample_time(flow, repeats * masked, generator)).flatten()
+        t = sample_time(flow, repeats * masked, draws).flatten()
         output = tokenizer.velocity(interpolate(noise, data, t), net_time(flow, t), features)
         return F.mse_loss(to_velocity(flow, output).float(), data - noise)
 
