@@ -70,7 +70,7 @@ def test_codes_of_each_size_and_split_with_their_records(root: Path) -> None:
 
 def test_a_folder_that_is_there_is_left(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(encode(root, root / "codes")) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "must be a new or empty folder" in capsys.readouterr().err
 
 
 def test_codes_of_another_tokenizer_are_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,13 +94,13 @@ def test_codes_and_pictures_do_not_mix(
     assert "go with no pictures and no --size" in capsys.readouterr().err
 
 
-def test_without_codes_json_it_is_no_folder_of_codes(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As after an encoding that was cut off."""
-    copy = root / "unfinished"
-    shutil.copytree(root / "codes", copy)
-    (copy / ABOUT).unlink()
-    assert main(on_codes(root, copy, "never")) == 2
-    assert str(copy) in capsys.readouterr().err
+def test_an_encoding_that_is_cut_off_leaves_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("v2flow_engine.training.coded.save_json", stop)
+    assert main(encode(root, root / "cut")) == 130
+    assert not list(root.glob("cut*"))
 
 
 @pytest.mark.parametrize(

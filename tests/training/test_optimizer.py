@@ -93,3 +93,25 @@ def test_state_goes_through_a_checkpoint() -> None:
 def test_without_a_net_all_is_adamw() -> None:
     n = net()
     assert list(MuonAdamW(groups(n), 0.01, 0.99, None).state_dict()) == ["AdamW"]
+
+
+def test_muon_in_float32_moves_as_torch_s_does_and_goes_on_from_its_state() -> None:
+    """Gradients of full rank: of directions that hardly count, rounding in bfloat16 makes others."""
+    nets, generator = (net(), net()), torch.Generator().manual_seed(0)
+    both = [MuonAdamW(groups(n), 0.01, 0.99, n, bf16) for n, bf16 in zip(nets, (True, False), strict=True)]
+    pairs = list(zip(*map(matrix_parameters, nets), strict=True))
+    before = [own.detach().clone() for own, _ in pairs]
+    for _ in range(3):
+        for pair in pairs:
+            gradient = torch.randn(pair[0].shape, generator=generator)
+            for weight in pair:
+                weight.grad = gradient.clone()
+        for optimizer in both:
+            optimizer.step(0.01)
+    for (own, other), start in zip(pairs, before, strict=True):
+        theirs, ours = ((each.detach() - start).flatten() for each in (own, other))
+        assert not torch.equal(theirs, ours)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0.03 * float(theirs.abs().max()))
+    again = MuonAdamW(groups(nets[1]), 0.01, 0.99, nets[1], False)
+    again.load_state_dict(copy.deepcopy(both[0].state_dict()))
+    steps(nets[1], again, 3, 4)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ import torch
 
 from v2flow_engine.config import load_json, save_json
 from v2flow_engine.errors import DataError
-from v2flow_engine.files import temporary_name, told_as_output_error
 
 ABOUT = "codes.json"
 MOVED_FROM = "moved_from.json"  # beside a visual tokenizer that another one's codes were moved to
@@ -39,7 +38,7 @@ class Coded:
 
 
 def is_coded(folder: Path) -> bool:
-    """Whether it is a folder that `v2flow data codes` wrote to its end."""
+    """Whether it is a folder that `v2flow data codes` wrote."""
     return (folder / ABOUT).is_file()
 
 
@@ -54,30 +53,27 @@ def tokenizer_digest(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def write_coded(folder: Path, split: str, sets: Sequence[Coded]) -> None:
-    """Write one split. Raises `OutputError`."""
+def write_coded(
+    folder: Path, splits: Mapping[str, Sequence[Coded]], codebook_size: int, tokenizer: str
+) -> None:
+    """Fill a folder. tokenizer: the `tokenizer_digest` of the one that encoded."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with told_as_output_error(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    for split, sets in splits.items():
         for each in sets:
             records = [json.dumps(record, ensure_ascii=False) for record in each.records]
             codes = pa.array(each.codes.tolist(), pa.list_(pa.int32()))
-            path = folder / f"{split}-{each.size}.parquet"
-            growing = temporary_name(path)
-            try:
-                pq.write_table(pa.table({"codes": codes, "record": records}), growing, compression="zstd")
-                growing.replace(path)
-            finally:
-                growing.unlink(missing_ok=True)
-
-
-def finish_coded(folder: Path, sizes: Sequence[str], codebook_size: int, tokenizer: str) -> None:
-    """Say what the codes are; before that the folder counts as none. tokenizer: its `tokenizer_digest`."""
-    about = {"format": FORMAT, "sizes": list(sizes), "codebook_size": codebook_size, "tokenizer": tokenizer}
-    with told_as_output_error(folder):
-        save_json(about, folder / ABOUT)
+            table = pa.table({"codes": codes, "record": records})
+            pq.write_table(table, folder / f"{split}-{each.size}.parquet", compression="zstd")
+    sizes = dict.fromkeys(each.size for sets in splits.values() for each in sets)
+    about = {
+        "format": FORMAT,
+        "sizes": list(sizes),
+        "codebook_size": codebook_size,
+        "tokenizer": tokenizer,
+    }
+    save_json(about, folder / ABOUT)
 
 
 def read_coded(folders: Sequence[Path], split: str, limit: int | None = None) -> list[Coded]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from v2flow_engine.errors import DataError, OutputError
+from v2flow_engine.errors import DataError
 
 HELP = (
     "Encode pictures once, with a trained autoencoder and visual tokenizer, into a folder that v2flow train llm takes "
@@ -32,27 +32,29 @@ def run(args: argparse.Namespace) -> int:
     """Encode all splits. Raises `V2FlowError`."""
     import torch
 
-    from v2flow_engine.training.coded import SPLITS, Coded, finish_coded, tokenizer_digest, write_coded
+    from v2flow_engine.files import whole_folder
+    from v2flow_engine.training.coded import SPLITS, Coded, tokenizer_digest, write_coded
     from v2flow_engine.training.latents import cached_codes, cached_latents
     from v2flow_engine.training.llm_data import load_trained_tokenizer
     from v2flow_engine.training.picture_options import read_pictures
+    from v2flow_engine.training.pictures import Pictures
     from v2flow_engine.training.ranks import Ranks
 
     for name in ("vae", "tokenizer"):
         if not getattr(args, name).is_dir():
             raise DataError(f"--{name} must be an existing folder, got {getattr(args, name)}")
-    if args.out.exists() and not (args.out.is_dir() and not any(args.out.iterdir())):
-        raise OutputError(f"{args.out} is there already; choose another --out")
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     ranks, digest = Ranks(device), tokenizer_digest(args.tokenizer)
-    tokenizer = load_trained_tokenizer(args.tokenizer, device)
-    sets_of = dict(zip(SPLITS, read_pictures(args, ranks), strict=True))
-    for split, sets in sets_of.items():
-        for pictures in sets:
-            latents = cached_latents(pictures, args.vae, ranks, bf16=False)
-            codes = cached_codes(latents, tokenizer, args.vae, ranks).to(torch.int32)
-            write_coded(args.out, split, [Coded(pictures.size, codes, pictures.records)])
-            print(f"{split} {pictures.size}: {len(codes)} pictures of {codes.shape[1]} codes", flush=True)
-    sizes = dict.fromkeys(pictures.size for sets in sets_of.values() for pictures in sets)
-    finish_coded(args.out, list(sizes), tokenizer.config.codebook_size, digest)
+
+    def coded(split: str, pictures: Pictures) -> Coded:
+        latents = cached_latents(pictures, args.vae, ranks, bf16=False)
+        codes = cached_codes(latents, tokenizer, args.vae, ranks).to(torch.int32)
+        print(f"{split} {pictures.size}: {len(codes)} pictures of {codes.shape[1]} codes", flush=True)
+        return Coded(pictures.size, codes, pictures.records)
+
+    with whole_folder(args.out) as building:
+        tokenizer = load_trained_tokenizer(args.tokenizer, device)
+        read = zip(SPLITS, read_pictures(args, ranks), strict=True)
+        splits = {split: [coded(split, pictures) for pictures in sets] for split, sets in read}
+        write_coded(building, splits, tokenizer.config.codebook_size, digest)
     return 0

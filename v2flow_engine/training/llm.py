@@ -223,8 +223,9 @@ class LlmStage(Stage):
         ]
 
     def compile(self) -> None:
-        """The transformer; every sequence of a size is padded to the same length."""
-        self.net.model.compile()
+        """The layers, which are the same code with other weights: compiled once, for any length from the second on."""
+        for layer in self.net.model.layers:
+            layer.compile()
 
     @property
     def counts(self) -> list[int]:
@@ -280,15 +281,7 @@ class LlmStage(Stage):
     def _logits_of(
         self, net: nn.Module, data: Captioned, *args: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        # Compiled code wants one shape; else work is saved on short prompts.
-        return image_logits(
-            net,
-            self.vocabulary,
-            data,
-            *args,
-            one_shape=self.config.loop.compile,
-            all_rows=self.config.head == "all",
-        )
+        return image_logits(net, self.vocabulary, data, *args, all_rows=self.config.head == "all")
 
     @torch.inference_mode()
     def evaluate(self, ema: nn.Module) -> dict[str, float]:

@@ -26,7 +26,6 @@ def image_logits(
     variants: torch.Tensor,
     dropped: torch.Tensor,
     hidden_codes: torch.Tensor | None = None,
-    one_shape: bool = False,
     all_rows: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (B, S + 1, V) of the visual tokens and image_end of pictures, and these tokens as places among them.
@@ -35,12 +34,10 @@ def image_logits(
         rows, variants: (B,) which pictures, and which of their wordings.
         dropped: (B, 1) bool, prompts that become null ids.
         hidden_codes: (B, S) bool, visual inputs that become null ids.
-        one_shape: pad all prompts to the longest of the data, not of the batch.
         all_rows: compare all rows of the head, not those of control and visual tokens alone.
     """
     prompts, lengths = data.prompt_ids[rows, variants].long(), data.lengths[rows, variants].long()
-    if not one_shape:
-        prompts = prompts[:, : int(lengths.max())]
+    prompts = prompts[:, : int(lengths.max())]
     prompts = torch.where(dropped, vocabulary.unconditional_ids(prompts), prompts)
     codes = data.codes[rows].long() + vocabulary.visual_offset
     end = torch.full_like(codes[:, :1], vocabulary.image_end_id)

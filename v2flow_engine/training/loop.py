@@ -152,6 +152,7 @@ def train(
         config.learning_rate,
         config.beta2,
         stage.net if config.muon else None,
+        bool(config.bf16),
     )
     first = _resume(stage, ema, optimizer, run_dir, identity, ranks)
     ranks.check_equal("step to start from and pictures", (first, stage.counts))

@@ -35,10 +35,16 @@ class MuonAdamW:
     Args:
         groups: parameter groups as for `torch.optim.AdamW`; every trained parameter is in one of them.
         net: whose matrices Muon takes out of the groups; None leaves all of them to AdamW.
+        bf16: orthogonalise in bfloat16, as torch does, not in float32.
     """
 
     def __init__(
-        self, groups: list[dict[str, Any]], learning_rate: float, beta2: float, net: nn.Module | None
+        self,
+        groups: list[dict[str, Any]],
+        learning_rate: float,
+        beta2: float,
+        net: nn.Module | None,
+        bf16: bool = False,
     ) -> None:
         self.matrices = matrix_parameters(net) if net is not None else []
         taken = {id(p) for p in self.matrices}
@@ -54,8 +60,9 @@ class MuonAdamW:
             by_decay: dict[float, list[nn.Parameter]] = {}
             for parameter, view in zip(self.matrices, self.views, strict=True):
                 by_decay.setdefault(decay[id(parameter)], []).append(view)
+            muon = torch.optim.Muon if bf16 else Float32Muon
             self.optimizers.append(
-                torch.optim.Muon(
+                muon(
                     [{"params": views, "weight_decay": value} for value, views in by_decay.items()],
                     lr=learning_rate,
                     adjust_lr_fn="match_rms_adamw",
@@ -76,12 +83,46 @@ class MuonAdamW:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {type(optimizer).__name__: optimizer.state_dict() for optimizer in self.optimizers}
+        return {_name(optimizer): optimizer.state_dict() for optimizer in self.optimizers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`'s answer."""
         for optimizer in self.optimizers:
-            optimizer.load_state_dict(state[type(optimizer).__name__])
+            optimizer.load_state_dict(state[_name(optimizer)])
+
+
+class Float32Muon(torch.optim.Muon):
+    """torch's Muon in float32: in bfloat16 products are a hundred times slower on a CPU without units for it."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """As torch's, with the same state."""
+        for group in self.param_groups:
+            momentum, rate = group["momentum"], group["lr"]
+            for weight in (each for each in group["params"] if each.grad is not None):
+                state = self.state[weight]
+                buffer = state.setdefault("momentum_buffer", torch.zeros_like(weight))
+                buffer.lerp_(weight.grad, 1 - momentum)
+                update = _orthogonal(weight.grad.lerp(buffer, momentum), group)
+                weight.mul_(1 - rate * group["weight_decay"])
+                weight.add_(update, alpha=-rate * 0.2 * max(weight.shape) ** 0.5)  # match_rms_adamw
+
+
+def _orthogonal(matrix: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+    """Its singular values brought to about 1, by Newton-Schulz."""
+    a, b, c = group["ns_coefficients"]
+    tall = matrix.shape[0] > matrix.shape[1]
+    found = matrix.T if tall else matrix
+    found = found / found.norm().clamp(min=group["eps"])
+    for _ in range(group["ns_steps"]):
+        gram = found @ found.T
+        found = torch.addmm(found, torch.addmm(gram, gram, gram, beta=b, alpha=c), found, beta=a)
+    return found.T if tall else found
+
+
+def _name(optimizer: torch.optim.Optimizer) -> str:
+    """In a checkpoint, which either Muon may have written."""
+    return "Muon" if isinstance(optimizer, torch.optim.Muon) else type(optimizer).__name__
 
 
 def _as_matrix(weight: torch.Tensor) -> torch.Tensor:
