@@ -39,6 +39,7 @@ def test_only_the_time_in_which_both_pools_work_counts() -> None:
     found = steady(metrics, timings, {"tokens": 1, "decoder": 1})
     assert (found.images, found.seconds, found.rate) == (100, 10.0, 10.0)
     assert found.overhead == pytest.approx(0.1)
+    assert found.middle == 10.0  # from 60 pictures on, at 25 s, to the last 50, at 30 s
     assert steady(metrics, timings, {"tokens": 2, "decoder": 1}).overhead == pytest.approx(0.55)
 
 
