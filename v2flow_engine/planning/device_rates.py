@@ -9,9 +9,17 @@ from typing import Any
 
 import torch
 
+LONGEST_PRODUCT = 0.5  # seconds
+
 
 def matmul_rate(device: str, dtype: torch.dtype, side: int = 2048) -> float:
-    """Operations per second of a square product."""
+    """Operations per second of a square product, of a smaller one where it would take long: a CPU without units for
+    bfloat16 is a hundred times slower in it.
+    """
+    small = torch.ones(256, 256, device=device, dtype=dtype)
+    seconds = median_seconds(lambda: small @ small, device, repeats=2)
+    while side > 256 and seconds * (side / 256) ** 3 > LONGEST_PRODUCT:
+        side //= 2
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     return 2.0 * side**3 / median_seconds(lambda: left @ right, device)
 
