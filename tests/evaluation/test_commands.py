@@ -90,7 +90,7 @@ def test_words(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out, prompts = tmp_path / "sheets", tmp_path / "prompts.tsv"
-    lines = ["a jonagold\tred apple\tsynonym", "une pomme\tred apple\tlanguage", "a droid\trobot\tsynonym"]
+    lines = ["a costard\tred apple\tsynonym", "une pomme\tred apple\tlanguage", "a droid\trobot\tsynonym"]
     prompts.write_text("\n".join(["prompt\tlabel\tkind", *lines]) + "\n")
     command = ["eval", "words", "--model", str(model), "--packages", str(tiny_packages), "--emoji", "all"]
     options = ["--prompts", str(prompts), "--samples", "2", "--seed", "4", "--rounds", "1", "--out", str(out)]

@@ -17,6 +17,7 @@ from v2flow_engine.training.emoji.compose import compose
 from v2flow_engine.training.emoji.dataset import shard_paths
 from v2flow_engine.training.emoji.splits import SPLITS, split_of
 from v2flow_engine.training.emoji.sprites import load_sprites
+from v2flow_engine.training.emoji.wordings import LANGUAGES, read_wordings
 
 
 def make(out: Path, packages: Path, *options: str) -> int:
@@ -72,7 +73,8 @@ def test_records_carry_wordings_on_request(tiny_packages: Path, tmp_path: Path) 
     without, records = records_of(plain), records_of(worded)
     assert not any("wordings" in record for record in without)
     assert [record["hexcode"] for record in records] == [record["hexcode"] for record in without]
-    assert all(len(record["wordings"]) == 12 for record in records if record["label"] == "robot")
+    number = len(read_wordings()["robot"]) + len(LANGUAGES)
+    assert all(len(record["wordings"]) == number for record in records if record["label"] == "robot")
     assert all("wordings" not in record for record in records if record["label"] == "orca")
     freely = [r for r in records if r["caption"].startswith(tuple(r.get("wordings", [])) or ("-",))]
     assert freely and all(record["count"] == 1 for record in freely)
