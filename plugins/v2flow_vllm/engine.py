@@ -70,13 +70,14 @@ def engine_kwargs(
     }
     if on_cpu:
         kwargs["enforce_eager"] = True
-    if kv_cache_gib is not None or cache_bytes <= _total_memory(on_cpu) * MOST_OF_MEMORY:
+    memory = _total_memory(on_cpu)
+    if kv_cache_gib is not None or cache_bytes <= memory * MOST_OF_MEMORY:
         kwargs["kv_cache_memory_bytes"] = cache_bytes
         if not on_cpu:
             needed = cache_bytes + 2 * weight_bytes(folder) + WORKING_MEMORY
-            kwargs["gpu_memory_utilization"] = min(MOST_OF_A_GPU, needed / _total_memory(on_cpu))
+            kwargs["gpu_memory_utilization"] = min(MOST_OF_A_GPU, needed / memory)
     elif on_cpu:
-        kwargs["kv_cache_memory_bytes"] = int(_total_memory(on_cpu) * MOST_OF_MEMORY)
+        kwargs["kv_cache_memory_bytes"] = int(memory * MOST_OF_MEMORY)
     if not guided:
         kwargs["hf_overrides"] = {"v2flow_guided": False}
     return kwargs | overrides

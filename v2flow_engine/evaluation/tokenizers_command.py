@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from v2flow_engine.training.pictures import Pictures
 
 HELP = "Compare models' visual tokenizers on held-out pictures of a dataset."
-HELDOUT = ("heldout_combination", "heldout_emoji")
 COLUMNS = (
     "autoencoder_psnr",
     "psnr",
@@ -71,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     from v2flow_engine.evaluation.features import load_features
     from v2flow_engine.files import check_file
     from v2flow_engine.training.batches import spread
-    from v2flow_engine.training.pictures import Pictures, load_pictures
+    from v2flow_engine.training.pictures import HELDOUT, Pictures, load_pictures
 
     named = [_named(each) for each in args.models]
     folders = {name: open_model(model) for name, model in named}

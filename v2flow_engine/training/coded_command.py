@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from v2flow_engine.files import whole_folder
+    from v2flow_engine.generation.pipeline import default_device
     from v2flow_engine.training.coded import SPLITS, Coded, tokenizer_digest, write_coded
     from v2flow_engine.training.latents import cached_codes, cached_latents
     from v2flow_engine.training.llm_data import load_trained_tokenizer
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     for name in ("vae", "tokenizer"):
         if not getattr(args, name).is_dir():
             raise DataError(f"--{name} must be an existing folder, got {getattr(args, name)}")
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device(args.device or default_device())
     ranks, digest = Ranks(device), tokenizer_digest(args.tokenizer)
 
     def coded(split: str, pictures: Pictures) -> Coded:

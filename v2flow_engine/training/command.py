@@ -157,7 +157,9 @@ def _settings(args: argparse.Namespace, ranks: Ranks, cls: type) -> tuple[Any, d
     return config, values
 
 
-def _coded_or_pictures(args: argparse.Namespace, ranks: Ranks) -> tuple[list[Any], list[Any]]:
+def _coded_or_pictures(
+    args: argparse.Namespace, teacher: ModelFolder | None, ranks: Ranks
+) -> tuple[list[Any], list[Any]]:
     """What an LLM is trained on: pictures, or the codes that `v2flow data codes` made of them."""
     coded = [folder for folder in args.data if is_coded(folder)]
     if not coded:
@@ -168,7 +170,7 @@ def _coded_or_pictures(args: argparse.Namespace, ranks: Ranks) -> tuple[list[Any
             f"{', '.join(map(str, coded))}: codes (v2flow data codes) go with no pictures and no --size, got "
             f"{', '.join(others or args.size)}"
         )
-    encoder = args.tokenizer if args.teacher is None else open_model(args.teacher).path / "visual_tokenizer"
+    encoder = args.tokenizer if teacher is None else teacher.path / "visual_tokenizer"
     check_tokenizer(coded, encoder)
     training, heldout = read_coded(coded, "train", args.limit), read_coded(coded, "heldout")
     tell_counts(training, heldout, ranks)
@@ -249,7 +251,7 @@ def _build_llm(args: argparse.Namespace, ranks: Ranks) -> Built:
     if base is None and config.start != "pretrained":
         raise RequestError(f"start={config.start} says what is kept of a base LLM: it needs --llm DIR")
     teacher = None if args.teacher is None else open_model(args.teacher)
-    training, heldout = _coded_or_pictures(args, ranks)
+    training, heldout = _coded_or_pictures(args, teacher, ranks)
     stage = build_llm_stage(
         config, training, heldout, vae, tokenizer, ranks, _init(args), base, args.text, teacher
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from v2flow_engine.errors import DataError
-from v2flow_engine.text_files import read_text
+from v2flow_engine.text_files import numbered_lines, read_text
 
 IMAGE_SUFFIXES = (".webp", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff")
 METADATA = ("metadata.jsonl", "metadata.csv")
@@ -87,9 +87,7 @@ def _rows(metadata: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         except csv.Error as error:
             raise DataError(f"{metadata}, line {reader.line_num}: not readable ({error})") from error
         return
-    for number, line in enumerate(text.split("\n"), start=1):  # a caption may hold other ends of lines
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(text):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:

@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer
 
 from v2flow_engine.errors import DataError
-from v2flow_engine.text_files import read_text
+from v2flow_engine.text_files import numbered_lines, read_text
 
 
 def text_windows(paths: Sequence[Path], tokenizer: Tokenizer, window: int) -> torch.Tensor:
@@ -39,9 +39,7 @@ def read_texts(path: Path) -> Iterator[str]:
     if path.suffix != ".jsonl":
         yield content
         return
-    for number, line in enumerate(content.split("\n"), start=1):  # a text may hold other ends of lines
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(content):
         try:
             text = json.loads(line)["text"]
         except (ValueError, KeyError, TypeError) as error:

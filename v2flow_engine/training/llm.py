@@ -299,9 +299,7 @@ class LlmStage(Stage):
         for heldout in self.heldout:
             for part in spread(heldout, 1024).to(self.device).split(128):
                 dropped = torch.full((len(part), 1), drop, device=self.device)
-                with torch.autocast(
-                    self.device.type, dtype=torch.bfloat16, enabled=bool(self.config.loop.bf16)
-                ):
+                with self.config.loop.autocast(self.device):
                     told = self._logits_of(ema, heldout, part, torch.zeros_like(part), dropped)
                     losses.append(cross_entropy(*told))
         return float(torch.stack(losses).mean())
@@ -314,7 +312,7 @@ class LlmStage(Stage):
             prompts = [
                 heldout.prompt_ids[r, 0, : heldout.lengths[r, 0]].tolist() for r in spread(heldout, 16)
             ]
-            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bool(self.config.loop.bf16)):
+            with self.config.loop.autocast(self.device):
                 ids = generate_two_pass(
                     ema,
                     self.vocabulary,

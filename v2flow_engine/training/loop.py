@@ -65,6 +65,10 @@ class LoopConfig:
                 f"loop: accumulate and batch_size must be at least 1, got {self.accumulate} and {self.batch_size}"
             )
 
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """What networks compute under."""
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bool(self.bf16))
+
 
 class Stage(ABC):
     """What is trained. `net` holds every trained weight; its EMA is what is evaluated and exported."""
@@ -183,7 +187,7 @@ def _step(
 ) -> dict[str, torch.Tensor]:
     """One optimizer step; returns the numbers to report, of the whole batch."""
     parts = step_parts(stage.counts, config.batch_size, step, config.seed, config.accumulate, ranks)
-    autocast = torch.autocast(stage.device.type, dtype=torch.bfloat16, enabled=bool(config.bf16))
+    autocast = config.autocast(stage.device)
     stage.net.train()
     with autocast:
         stage.before_step(parts, ranks)

@@ -101,7 +101,9 @@ class Float32Muon(torch.optim.Muon):
             momentum, rate = group["momentum"], group["lr"]
             for weight in (each for each in group["params"] if each.grad is not None):
                 state = self.state[weight]
-                buffer = state.setdefault("momentum_buffer", torch.zeros_like(weight))
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(weight)
+                buffer = state["momentum_buffer"]
                 buffer.lerp_(weight.grad, 1 - momentum)
                 update = _orthogonal(weight.grad.lerp(buffer, momentum), group)
                 weight.mul_(1 - rate * group["weight_decay"])

@@ -61,9 +61,10 @@ def write_texts(llm: Path, n: int, tokens: int, batch: int, seed: int) -> Iterat
     from tokenizers import Tokenizer
     from transformers import AutoModelForCausalLM
 
+    from v2flow_engine.generation.pipeline import default_device
     from v2flow_engine.precision import bfloat16_is_faster
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     dtype = torch.bfloat16 if bfloat16_is_faster(device) else torch.float32
     try:
         tokenizer = Tokenizer.from_file(str(llm / "tokenizer.json"))

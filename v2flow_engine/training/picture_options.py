@@ -11,11 +11,9 @@ from v2flow_engine.cores import usable_cores
 from v2flow_engine.errors import RequestError
 from v2flow_engine.fitting import FITS, parse_color
 from v2flow_engine.training.coded import Coded
-from v2flow_engine.training.pictures import HELDOUT_SHARE, Pictures, load_pictures
+from v2flow_engine.training.pictures import HELDOUT, HELDOUT_SHARE, Pictures, load_pictures
 from v2flow_engine.training.ranks import Ranks
 from v2flow_engine.training.sizing import Sizing
-
-HELDOUT = ("heldout_combination", "heldout_emoji")
 
 
 def add_picture_arguments(parser: argparse.ArgumentParser) -> None:

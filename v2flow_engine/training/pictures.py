@@ -25,6 +25,7 @@ from v2flow_engine.training.image_folder import is_held_out, list_images
 from v2flow_engine.training.sizing import Sizing
 
 SHARD_SUFFIXES = (".webp", ".png", ".jpg", ".jpeg")
+HELDOUT = ("heldout_combination", "heldout_emoji")  # splits
 HELDOUT_SHARE = 0.05  # of an image folder
 Picture = tuple[np.ndarray, dict[str, Any]]  # pixels (H, W, 3) uint8, record
 
