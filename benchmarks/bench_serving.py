@@ -44,8 +44,8 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--url", help="of a server that runs, in place of starting one; it must need no key")
     options.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of both stages")
     options.add_argument("--single-process", action="store_true", help="without Ray")
-    for stage in ("token", "decoder"):
-        options.add_argument(f"--{stage}-replicas", default="1", metavar="R", help="on Ray")
+    for each in ("token", "decoder", "ingress"):
+        options.add_argument(f"--{each}-replicas", default="1", metavar="R", help="on Ray")
     options.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32], metavar="N")
     options.add_argument("--requests", type=int, default=16, help="of each client, at least 64 in all")
     options.add_argument(
@@ -100,6 +100,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         options.append("--single-process")
     else:
         options += ["--token-replicas", args.token_replicas, "--decoder-replicas", args.decoder_replicas]
+        options += ["--ingress-replicas", args.ingress_replicas]
     started = contextlib.nullcontext(ServerProcess(args.url.rstrip("/"))) if args.url else serving(options)
     with started as server:
         report["mode"] = args.url or ("single process" if args.single_process else "Ray Serve")
@@ -140,7 +141,8 @@ def measure(server: ServerProcess, load: Load, args: argparse.Namespace, report:
         count = max(64, args.requests * clients) if clients > 1 else args.requests * 2
         outcomes, seconds = asyncio.run(closed_loop(server.url, load, clients, count))
         report["closed"][f"{clients} client{'s' * (clients > 1)}"] = told(outcomes, seconds)
-    report["lone"] = lone(server, load, args.direct or args.requests)
+    if args.single_process or args.ingress_replicas == "1":  # of several, a scrape sees one's counters
+        report["lone"] = lone(server, load, args.direct or args.requests)
     best = max(each["images_per_second"] for each in report["closed"].values())
     report["open"] = {}
     for share in args.loads:
@@ -213,7 +215,7 @@ def table(report: dict[str, Any]) -> str:
             f"steps, {each['asking']} to ask them, {each['file']} for the file; "
             f"overhead {report['lone']['overhead']:.1%}"
         )
-    if "direct_seconds" in report:
+    if "direct_seconds" in report and "lone" in report:
         direct_ratio = report["lone"]["request"] / report["direct_seconds"]
         lines.append(
             f"{direct_ratio:.2f}x of the {1000 * report['direct_seconds']:.0f} ms that it takes without a server"

@@ -29,7 +29,7 @@ if __name__ == "__main__":  # the checkout that this file is in
 
 from benchmarks.harness import machine, printed
 from benchmarks.long_input import WRITERS
-from benchmarks.process_memory import memory_by_role
+from benchmarks.process_memory import ProcessMemory
 from v2flow_engine.errors import RequestError
 from v2flow_engine.offline.interrupts import listening
 
@@ -138,9 +138,9 @@ def watch(arguments: Sequence[str], log: Path, every: float) -> tuple[int, list[
     start = time.perf_counter()
     with log.open("w") as stderr, subprocess.Popen(command, stderr=stderr, cwd=ROOT) as process:
         try:
-            driver = psutil.Process(process.pid)
+            memory_of = ProcessMemory(psutil.Process(process.pid))
             while process.poll() is None:
-                pictures, memory = progress(log), memory_by_role(driver)
+                pictures, memory = progress(log), memory_of.by_role()
                 if "driver" in memory["resident"]:
                     moments.append(Moment(time.perf_counter() - start, pictures, memory))
                 time.sleep(every)

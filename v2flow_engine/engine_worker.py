@@ -114,8 +114,8 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
         """Whether a step would do something."""
 
     @abstractmethod
-    def _step(self, engine: Engine) -> Sequence[tuple[str, Result]]:
-        """One step; what it finished."""
+    def _step(self, engine: Engine) -> Sequence[tuple[str, Any]]:
+        """One step; the ids that it finished, each with what `_hand_out` takes."""
 
     @abstractmethod
     def _has_place(self, engine: Engine, request_id: str) -> bool:
@@ -124,6 +124,11 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
     @abstractmethod
     def _num_stepped(self, engine: Engine, finished: int) -> int:
         """Requests that took part in the last step, which finished some."""
+
+    def _hand_out(self, engine: Engine, finished: Sequence[tuple[str, Any]], begun: float) -> None:
+        """Call `_resolve` for all that a step finished, now or later, in this thread or another one; or `_break`."""
+        for request_id, result in finished:
+            self._resolve(request_id, result, begun)
 
     def _num_tokens(self, request: Request, result: Result) -> int:
         """Tokens that were written for a result."""
@@ -249,9 +254,9 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
         """Until closed, then None; or until the engine breaks, then what broke it."""
         while True:
             with self._wake:
-                while not (self._commands or self._closing or self._busy(engine)):
+                while not (self._commands or self._done_serving or self._busy(engine)):
                     self._wake.wait()
-                if self._closing and not (self._draining and self._tickets):
+                if self._done_serving:
                     return None
                 commands, self._commands = self._commands, deque()
             try:
@@ -259,15 +264,33 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
                     command(engine)
                 if self._busy(engine):
                     begun = time.perf_counter()
-                    results = self._step(engine)
-                    self._note_step(engine, begun, {request_id for request_id, _ in results})
-                    for request_id, result in results:
-                        self._resolve(request_id, result, begun)
+                    finished = self._step(engine)
+                    self._note_step(engine, begun, {request_id for request_id, _ in finished})
+                    self._hand_out(engine, finished, begun)
                     with self._wake:
                         running = list(self._tickets.values())
                     self._after_step(engine, running)
             except Exception as error:
                 return error
+
+    @property
+    def _done_serving(self) -> bool:
+        return self._closing and not (self._draining and self._tickets)
+
+    def _break(self, engine: Engine, error: BaseException) -> None:
+        """Another thread found the engine broken: end it, with all that is under way."""
+
+        def fail(now: Engine) -> None:
+            if now is engine:  # and not its successor
+                raise error
+
+        with self._wake:
+            self._commands.append(fail)
+            self._wake.notify()
+
+    def _ticket(self, request_id: str) -> Ticket[Request, Result] | None:
+        with self._wake:
+            return self._tickets.get(request_id)
 
     def _admit(self, engine: Engine, ticket: Ticket[Request, Result]) -> None:
         if ticket.future.cancelled():
@@ -301,11 +324,15 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
         """begun: of the step that finished the request."""
         with self._wake:
             ticket = self._tickets.get(request_id)
-        if ticket is not None and ticket.future.set_running_or_notify_cancel():
+            # claimed under the lock: the engine may be breaking at this moment, and its thread failing all of them
+            if ticket is None or not ticket.future.set_running_or_notify_cancel():
+                return
+            del self._tickets[request_id]
             self._start_ticket(ticket, begun)  # it may have been its first step, too
             self._compute_seconds.observe(time.perf_counter() - (ticket.started or begun))
             self._counts["tokens"] += self._num_tokens(ticket.request, result)
-            ticket.future.set_result(result)
+            self._wake.notify()  # the thread may be waiting for the last one, to close
+        ticket.future.set_result(result)
 
     def _fail(self, ticket: Ticket[Request, Result], error: BaseException) -> None:
         if ticket.future.set_running_or_notify_cancel():
@@ -327,6 +354,7 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
     def _fail_all(self, what: str, cause: BaseException | None) -> None:
         with self._wake:
             tickets, calls = list(self._tickets.values()), list(self._calls)
+            self._tickets.clear()
             self._commands.clear()
         self._unstarted.clear()
         error = EngineDeadError(f"the {self.name} engine {what}")

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.bench_streaming import Moment, growth, main, progress
 from benchmarks.long_input import WRITERS, long_rows
-from benchmarks.process_memory import memory_by_role
+from benchmarks.process_memory import ProcessMemory
 from v2flow_engine.offline.sources import open_source
 
 
@@ -56,7 +56,7 @@ def test_memory_is_that_of_the_process_and_its_children() -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         child.stdout.readline()
-        memory = memory_by_role(psutil.Process())
+        memory = ProcessMemory(psutil.Process()).by_role()
         child.communicate()
     assert memory["resident"]["driver"] > memory["own"]["driver"] > 0
     assert 102_400_000 <= memory["own"]["decoder actors"] < 150_000_000

@@ -91,13 +91,17 @@ def test_a_preview_whose_caller_fails_stops_nobody(worker: DecoderWorker) -> Non
 
 
 def test_cancelling_frees_places_waiting_or_under_way(worker: DecoderWorker) -> None:
-    free, seen = threading.Event(), threading.Event()
+    first, free, seen = threading.Event(), threading.Event(), threading.Event()
 
-    def hold(rounds: int, picture: np.ndarray) -> None:
+    def hold(engine: DecoderEngine) -> None:
+        engine.step_latents()
         seen.set()
         free.wait(WAIT)
 
-    under_way = worker.decode(request(0, rounds=16), [1], hold)
+    worker.call(lambda engine: first.wait(WAIT))
+    under_way = worker.decode(request(0, rounds=16))
+    worker.call(hold)
+    first.set()
     assert seen.wait(WAIT)
     waiting = [worker.decode(request(seed)) for seed in range(1, 8)]
     with pytest.raises(QueueFullError):
@@ -109,6 +113,55 @@ def test_cancelling_frees_places_waiting_or_under_way(worker: DecoderWorker) -> 
     until(lambda: not worker.call(lambda engine: engine.busy).result(WAIT))
     assert worker.stats.steps - steps < 15  # what was cancelled had that many rounds left
     assert (worker.stats.cancelled, worker.stats.finished, worker.stats.in_flight) == (2, 6, 0)
+
+
+def hold_pixels(worker: DecoderWorker) -> threading.Event:
+    """Pictures wait for the event before the autoencoder makes them."""
+    free = threading.Event()
+
+    def change(engine: DecoderEngine) -> None:
+        decode = engine.autoencoder.decode
+        engine.autoencoder.decode = lambda latents: decode(latents) if free.wait(WAIT) else None
+
+    worker.call(change).result(WAIT)
+    return free
+
+
+def test_rounds_go_on_while_pixels_are_made(worker: DecoderWorker) -> None:
+    free, shown = hold_pixels(worker), []
+    futures = [worker.decode(request(0), [2], lambda r, _: shown.append(r))]
+    until(lambda: worker.stats.steps == 4)  # past the preview's round, to the picture's end
+    futures.append(worker.decode(request(1)))
+    until(lambda: worker.stats.steps == 8)
+    assert not shown and not any(future.done() for future in futures)
+    assert worker.stats.in_flight == 2
+    free.set()
+    assert all(future.result(WAIT).any() for future in futures)
+    assert shown == [2]
+
+
+def test_a_picture_whose_caller_leaves_before_its_pixels_is_not_painted(worker: DecoderWorker) -> None:
+    free = hold_pixels(worker)
+    kept, left = worker.decode(request(0)), worker.decode(request(1, rounds=8))
+    until(lambda: worker.stats.steps == 8)
+    assert left.cancel()
+    free.set()
+    assert kept.result(WAIT).any()
+    assert (worker.stats.cancelled, worker.stats.finished) == (1, 1)
+
+
+def test_draining_waits_for_pixels(folder: TokenizerFolder) -> None:
+    worker = DecoderWorker(lambda: DecoderEngine.from_folder(folder))
+    free, future = hold_pixels(worker), worker.decode(request(0))
+    until(lambda: worker.stats.steps == 4)
+    closing = threading.Thread(target=worker.close, kwargs={"drain": True})
+    closing.start()
+    time.sleep(0.1)
+    assert closing.is_alive() and not future.done()
+    free.set()
+    assert future.result(WAIT).any()
+    closing.join(WAIT)
+    assert not closing.is_alive()
 
 
 def test_a_request_that_is_refused_leaves_others_alone(worker: DecoderWorker) -> None:

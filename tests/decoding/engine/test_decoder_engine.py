@@ -96,6 +96,17 @@ def test_the_last_positions_estimate_is_one_step_of_the_flow() -> None:
     assert np.abs(preview.astype(int) - image.picture).max() <= 1
 
 
+def test_previews_together_are_those_of_each_alone() -> None:
+    tokenizer, autoencoder = tiny_decoder()
+    engine = DecoderEngine(tokenizer, autoencoder)
+    ids = [engine.add(make_request(seed, rounds=rounds)) for seed, rounds in ((1, 3), (2, 5), (3, 9))]
+    engine.step()
+    together = engine.preview_latents(ids)
+    for request_id, latents in zip(ids, together, strict=True):
+        assert relative_difference(latents, engine.preview_latents([request_id])[0]) < 1e-5
+    assert engine.preview_latents([]) == []
+
+
 def test_refusals_say_what_came_and_what_was_expected(engine: DecoderEngine) -> None:
     engine.add(make_request(1), "twice")
     with pytest.raises(RequestError, match="'twice' is already in use"):

@@ -165,8 +165,14 @@ class DecoderEngine:
         self._pace.keep()
         return images
 
+    @torch.inference_mode()
+    def step_latents(self) -> list[tuple[str, torch.Tensor]]:
+        """The same as far as latents: the id of each image that the round finished, and (C, h, w), scaled, float32."""
+        finished = [(state.request_id, state.image_latents()) for state in self._advance()]
+        self._pace.keep()
+        return finished
+
     def _advance(self) -> list[ImageState]:
-        """The same as far as latents."""
         self._start(self.scheduler.admit())
         drawing = [state for state in self._running.values() if not state.done]
         if drawing:
@@ -178,16 +184,23 @@ class DecoderEngine:
         return finished
 
     @torch.inference_mode()
-    def preview(self, request_id: str) -> np.ndarray:
-        """An image under way as it might end, (H, W, 3) uint8; see `engine.preview`.
+    def preview_latents(self, request_ids: Sequence[str]) -> list[torch.Tensor]:
+        """Latents (C, h, w), float32, of images under way as they might end; see `engine.preview`.
 
         Raises `RequestError` for an image that has not had a place yet, is finished, or never was.
         """
-        if request_id not in self._running:
-            state = "is still waiting" if self.scheduler.is_waiting(request_id) else "is not running"
-            raise RequestError(f"request {request_id!r} {state}: there is nothing to preview")
-        latents = preview_latents(self.model, self._running[request_id])
-        return self.pixels([latents])[0].numpy()
+        for request_id in request_ids:
+            if request_id not in self._running:
+                state = "is still waiting" if self.scheduler.is_waiting(request_id) else "is not running"
+                raise RequestError(f"request {request_id!r} {state}: there is nothing to preview")
+        return (
+            preview_latents(self.model, [self._running[each] for each in request_ids]) if request_ids else []
+        )
+
+    @torch.inference_mode()
+    def preview(self, request_id: str) -> np.ndarray:
+        """The picture, (H, W, 3) uint8, of `preview_latents` for one image."""
+        return self.pixels(self.preview_latents([request_id]))[0].numpy()
 
     def decode(self, requests: Sequence[DecodeRequest]) -> list[np.ndarray]:
         """Requests -> pictures (H, W, 3) uint8 in the same order; threads that call it take turns.
