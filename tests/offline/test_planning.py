@@ -84,6 +84,8 @@ def test_moving_a_row_with_an_id_does_not_change_it(folder: ModelFolder) -> None
         ({"prompt": "a", "guidance_schedule": "cubic"}, "guidance_schedule must be"),
         ({"prompt": "a", "negative_prompt": "a dog"}, "negative prompts are not supported"),
         ({"prompt": "a", "id": 1.5}, "an id must be text"),
+        ({"prompt": "a", "id": "\udcff"}, "id must be valid Unicode"),
+        ({"prompt": "a", "note": {"deep": ["\ud83d"]}}, "a further column must be valid Unicode"),
     ],
     ids=str,
 )

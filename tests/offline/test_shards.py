@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.offline.pictures import MODEL, finished, picture, png
+from v2flow_engine.errors import OutputError
 from v2flow_engine.offline.identity import KeySet
 from v2flow_engine.offline.manifest import iter_manifest
 from v2flow_engine.offline.reading_back import read_picture
@@ -110,6 +112,22 @@ def test_every_moment_of_a_kill_is_mended(tmp_path: Path, output: OutputFormat) 
         assert sorted(red_of(read_picture(out, entry)) for entry in entries) == [0, 1, 2, 3]
         assert {path.name for path in out.glob("shard-*")} == {entry.file for entry in entries}
         assert sum(record.pictures for record in read_shards(out).values()) == 4
+
+
+def test_shards_are_not_scraps_when_their_list_is_lost(tmp_path: Path, output: OutputFormat) -> None:
+    two = dataclasses.replace(output, shard_pictures=2)
+    fill(tmp_path, two, list(range(6)))
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("shard-*")}
+    listed = (tmp_path / "shards.jsonl").read_bytes()
+    (tmp_path / "shards.jsonl").unlink()
+    with pytest.raises(
+        OutputError, match=r"shards\.jsonl is missing, and manifest\.jsonl has pictures of 3 shards"
+    ):
+        fill(tmp_path, two, list(range(6)))
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("shard-*")} == before
+    (tmp_path / "shards.jsonl").write_bytes(listed)
+    fill(tmp_path, two, list(range(6)))
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("shard-*")} == before
 
 
 def test_a_shard_with_a_changed_picture_is_made_anew(tmp_path: Path, output: OutputFormat) -> None:

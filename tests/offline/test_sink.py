@@ -8,6 +8,7 @@ import json
 import random
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +18,15 @@ import pytest
 
 from tests.offline.hindrances import limit_files, limits_end, small_files_only
 from tests.offline.pictures import MODEL, SETTINGS, finished, picture
+from v2flow_engine.cli import main as report
 from v2flow_engine.errors import OutputError
 from v2flow_engine.files import slug
-from v2flow_engine.offline.identity import KeySet
+from v2flow_engine.offline.identity import KeySet, key_of
 from v2flow_engine.offline.manifest import iter_manifest
 from v2flow_engine.offline.planning import BadRow, Picture
+from v2flow_engine.offline.reading_back import read_picture
 from v2flow_engine.offline.resume import Survey, read_finished, refuse_changes
+from v2flow_engine.offline.sheet import sheet_of
 from v2flow_engine.offline.sink import OutputFormat, Sink, check_out, open_sink
 from v2flow_engine.offline.sources import SourceRow
 
@@ -107,12 +111,43 @@ def test_a_second_run_finds_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_large_jobs_get_folders(tmp_path: Path) -> None:
-    far = dataclasses.replace(picture(12_345), id="x")
+    far = dataclasses.replace(picture(12_345), id="x", key=0xAB)
     with sink_in(tmp_path, pictures=20_000) as sink:
         sink.write(far, finished(12_345))
     (entry,) = iter_manifest(tmp_path)
-    assert entry.file == "00012/012345-a-cat.png"
+    assert entry.file == "00012/012345-a-cat-00000000000000ab.png"
     assert entry.is_whole(tmp_path)
+
+
+@pytest.mark.parametrize("output", [PNG, OutputFormat("webdataset")], ids=lambda each: each.label)
+def test_a_row_that_moved_leaves_its_place_to_another(tmp_path: Path, output: OutputFormat) -> None:
+    """The same prompt at the same place, but another row: its picture takes nobody's name."""
+    first = dataclasses.replace(picture(0), id="first", key=key_of("first"))
+    other = dataclasses.replace(picture(0), id="other", key=key_of("other"))
+    for each in (first, other):
+        with sink_in(tmp_path, output) as sink:
+            sink.write(each, dataclasses.replace(finished(0), image=each.id.encode()))
+    entries = {entry.id: entry for entry in iter_manifest(tmp_path)}
+    assert {name: read_picture(tmp_path, entry) for name, entry in entries.items()} == {
+        "first": b"first",
+        "other": b"other",
+    }
+    members = []
+    for path in tmp_path.glob("*.tar"):
+        with tarfile.open(path) as tar:
+            members += tar.getnames()
+    assert len(set(members)) == len(members) == (4 if output.container == "webdataset" else 0)
+
+
+def test_what_is_no_text_is_shown_as_what_it_is(tmp_path: Path) -> None:
+    """A prompt of lone surrogates, as a file in another encoding has: a line of errors.jsonl, and a page."""
+    with sink_in(tmp_path) as sink:
+        sink.write(picture(0), finished(0))
+        sink.fail(BadRow(SourceRow(2, "line 2", {"prompt": "caf\udce9"}), "no Unicode: caf\udce9", 1, 1))
+    page = sheet_of(tmp_path, 1).read_text(encoding="utf-8")
+    assert "caf\\udce9" in page
+    assert report(["report", str(tmp_path)]) == 0
+    assert "caf\\udce9" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def old_line(directory: Path) -> None:

@@ -51,6 +51,18 @@ def test_standard_input_is_a_dash() -> None:
     }
 
 
+def test_standard_input_tells_its_format_by_its_first_bytes() -> None:
+    parquet, tar = io.BytesIO(), io.BytesIO()
+    pq.write_table(pa.table({"prompt": ["a cat"]}), parquet)
+    with tarfile.open(fileobj=tar, mode="w") as file:
+        info = tarfile.TarInfo("1.txt")
+        info.size = 5
+        file.addfile(info, io.BytesIO(b"a dog"))
+    for written, prompt in ((parquet, "a cat"), (tar, "a dog")):
+        written.seek(0)
+        assert prompts("-", stdin=written) == [prompt]
+
+
 def test_flags_are_taken_as_they_are() -> None:
     found = list(FlagSource(["# a", ""]).rows())
     assert [(row.columns["prompt"], row.origin) for row in found] == [
@@ -82,17 +94,47 @@ def test_csv_with_a_header(tmp_path: Path) -> None:
     assert "more fields than the header's 3" in found[1].problem
 
 
+def test_csv_keeps_a_column_without_a_name_and_long_fields(tmp_path: Path) -> None:
+    """An index that pandas writes has an empty header."""
+    path = tmp_path / "rows.csv"
+    path.write_text(f",prompt\n0,a cat\n1,{'long ' * 40_000}\n2,an owl\n", encoding="utf-8")
+    found = rows(path)
+    assert [row.columns[""] for row in found] == ["0", "1", "2"]
+    assert found[2].columns["prompt"] == "an owl" and not any(row.problem for row in found)
+
+
+def test_a_line_that_no_parser_can_hold_is_one_bad_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": ' + "[" * 100_000 + '\n{"prompt": "a cat"}\n')
+    deep, good = rows(path)
+    assert "not a JSON object" in deep.problem and good.columns == {"prompt": "a cat"}
+
+
 def test_parquet_without_its_pictures(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     table = {"prompt": ["a cat", "a dog"], "seed": [1, None], "tags": [["x"], []], "image": [b"1", b"2"]}
+    pictures = [
+        {"bytes": b"1", "path": "1.png"},
+        {"bytes": b"2", "path": "2.png"},
+    ]  # as `datasets` keeps them
+    table |= {"picture": pictures, "several": [[each] for each in pictures], "codes": [{"a": 1}, {"a": 2}]}
     pq.write_table(pa.table(table), path)
     assert [row.columns for row in rows(path)] == [
-        {"prompt": "a cat", "seed": 1, "tags": ["x"]},
-        {"prompt": "a dog", "tags": []},
+        {"prompt": "a cat", "seed": 1, "tags": ["x"], "codes": {"a": 1}},
+        {"prompt": "a dog", "tags": [], "codes": {"a": 2}},
     ]
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DataError, match="not a readable Parquet file"):
         rows(path)
+
+
+def test_parquet_text_in_another_encoding_is_the_problem_of_its_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    latin = pa.array([b"a cat", b"caf\xe9", b"an owl"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"prompt": latin}), path)
+    found = rows(path)
+    assert [row.columns.get("prompt") for row in found] == ["a cat", None, "an owl"]
+    assert "text must be UTF-8" in found[1].problem
 
 
 def write_tar(path: Path, members: dict[str, bytes]) -> None:
@@ -137,7 +179,26 @@ def test_folders_globs_compression_and_urls(tmp_path: Path) -> None:
     memory.pipe("/bucket/p.jsonl", b'{"prompt": "far"}\n')
     assert prompts("memory://bucket/p.jsonl") == prompts("memory://bucket/*.jsonl") == ["far"]
     assert prompts(tmp_path / "README.md") == ["not prompts"]
+    memory.pipe("/bucket/p.jsonl?signature=1.2", b'{"prompt": "signed"}\n')
+    assert prompts("memory://bucket/p.jsonl?signature=1.2") == ["signed"]
     assert prompts(tmp_path / "a.jsonl.gz", input_format="text") == ['{"prompt": "one"}']
+
+
+def test_an_archive_that_is_cut_short_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(b"a cat\n" * 1000)[:-10])
+    with pytest.raises(DataError, match=r"a\.txt\.gz: cannot read prompts \(Compressed file ended"):
+        rows(path)
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.tsv", "rows.json.gz"])
+def test_a_suffix_that_may_be_several_things_is_asked_about(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    data = b'{"prompt": "a cat"}\n'
+    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    with pytest.raises(DataError, match="may be several things; say which with --input-format"):
+        rows(path)
+    assert prompts(path, input_format="jsonl") == ["a cat"]
 
 
 def test_bad_files_are_named(tmp_path: Path) -> None:

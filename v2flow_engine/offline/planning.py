@@ -7,6 +7,7 @@ The one place that knows what a column means. Seeds are given out as in `plan_re
 from __future__ import annotations
 
 import datetime
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -158,6 +159,8 @@ class Planner:
         described = self.described(parameters)
         used = {self.settings.prompt_column, "id", "seed", "n", *SETTINGS}
         extra = {str(k): _plain(v) for k, v in columns.items() if k not in used}
+        _check_unicode("id", row_id)
+        _check_unicode("a further column", extra)
         for copy in range(n):
             request = ImageRequest(index + copy, prompt, first + copy, parameters)
             picture_id = request.index if row_id is None else _copy_id(row_id, copy)
@@ -186,11 +189,16 @@ def _prompt(columns: Mapping[str, Any], column: str) -> str:
     prompt = columns[column]
     if not isinstance(prompt, str):
         raise RequestError(f"the prompt must be text, got {prompt!r}")
-    try:
-        prompt.encode()
-    except UnicodeEncodeError as error:
-        raise RequestError(f"a prompt must be valid Unicode text, got {prompt!r}") from error
+    _check_unicode("a prompt", prompt)
     return prompt
+
+
+def _check_unicode(what: str, value: Any) -> None:
+    """Raise `RequestError` for text that no UTF-8 file can hold: half a surrogate pair, bytes of another encoding."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(f"{what} must be valid Unicode text, got {value!r}") from error
 
 
 def _row_id(columns: Mapping[str, Any]) -> str | None:

@@ -10,15 +10,19 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from v2flow_engine.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow
 
 RawRow = tuple[str, dict[str, Any], str]
 PARQUET_ROWS = 1024
 # Bytes of each column; without it, whole columns of a row group are read, which may be the whole file.
 PARQUET_BUFFER = 2**20
 MAX_MEMBER_BYTES = 2**20  # of a tar's .json and .txt members
+MAX_CSV_FIELD = 2**24  # characters; a quote that is never closed would take in the rest of the file
 
 
 def read_text(file: BinaryIO, name: str) -> Iterator[RawRow]:
@@ -41,7 +45,7 @@ def read_jsonl(file: BinaryIO, name: str) -> Iterator[RawRow]:
             continue
         try:
             value = None if problem else json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             problem = f"not a JSON object ({error})"
         if problem:
             yield origin, {"line": line.decode("utf-8", "replace").strip()}, problem
@@ -55,13 +59,14 @@ def read_csv(file: BinaryIO, name: str) -> Iterator[RawRow]:
     """A header, then a row per record; an empty field is an absent one."""
     # What is not UTF-8 comes through as lone surrogates, which a prompt may not have.
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    reader = csv.DictReader(text, restkey="", restval="")
+    csv.field_size_limit(MAX_CSV_FIELD)
+    reader = csv.DictReader(text, restval="")
     try:
         for record in reader:
-            surplus = record.pop("", None)
+            surplus = record.pop(None, None)
             columns = {key: value for key, value in record.items() if value != ""}
             problem = ""
-            if isinstance(surplus, list):
+            if surplus is not None:
                 problem = f"more fields than the header's {len(reader.fieldnames or [])}"
             yield f"{name}, line {reader.line_num}", columns, problem
     except csv.Error as error:
@@ -71,21 +76,47 @@ def read_csv(file: BinaryIO, name: str) -> Iterator[RawRow]:
 
 
 def read_parquet(file: BinaryIO, name: str) -> Iterator[RawRow]:
-    """A row per row. Binary columns, such as pictures, are not read."""
+    """A row per row. Columns with binary values in them, such as pictures, are not read."""
     import pyarrow
     import pyarrow.parquet
 
     try:
         parquet = pyarrow.parquet.ParquetFile(file, buffer_size=PARQUET_BUFFER, pre_buffer=False)
-        binary = (pyarrow.types.is_binary, pyarrow.types.is_large_binary, pyarrow.types.is_fixed_size_binary)
-        wanted = [f.name for f in parquet.schema_arrow if not any(is_binary(f.type) for is_binary in binary)]
+        wanted = [field.name for field in parquet.schema_arrow if not _holds_bytes(field.type)]
         number = 0
         for batch in parquet.iter_batches(batch_size=PARQUET_ROWS, columns=wanted):
-            for columns in batch.to_pylist():
+            for columns, problem in _rows_of(batch):
                 number += 1
-                yield f"{name}, row {number}", {k: v for k, v in columns.items() if v is not None}, ""
+                yield f"{name}, row {number}", {k: v for k, v in columns.items() if v is not None}, problem
     except pyarrow.ArrowInvalid as error:
         raise DataError(f"{name}: not a readable Parquet file ({' '.join(str(error).split())})") from error
+
+
+def _holds_bytes(kind: pyarrow.DataType) -> bool:
+    """Whether values of a type have bytes in them: a struct of bytes and path is how `datasets` keeps pictures."""
+    import pyarrow.types as types
+
+    if types.is_dictionary(kind):
+        return _holds_bytes(kind.value_type)
+    is_bytes = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
+    return any(each(kind) for each in is_bytes) or any(
+        _holds_bytes(kind.field(i).type) for i in range(kind.num_fields)
+    )
+
+
+def _rows_of(batch: pyarrow.RecordBatch) -> Iterator[tuple[dict[str, Any], str]]:
+    """Columns and problem of each row; text that is not UTF-8 is the problem of its row alone."""
+    try:
+        yield from ((columns, "") for columns in batch.to_pylist())
+        return
+    except UnicodeDecodeError:
+        pass
+    for i in range(batch.num_rows):
+        try:
+            (columns,) = batch.slice(i, 1).to_pylist()
+            yield columns, ""
+        except UnicodeDecodeError as error:
+            yield {}, f"text must be UTF-8 ({error.reason})"
 
 
 def read_webdataset(file: BinaryIO, name: str) -> Iterator[RawRow]:
@@ -126,7 +157,7 @@ def _add_member(tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str, colu
             columns.setdefault("prompt", data.decode("utf-8-sig").strip())
             return ""
         value = json.loads(data.decode("utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return f"{member.name} cannot be read ({error})"
     if not isinstance(value, dict):
         return f"{member.name} holds no JSON object but {type(value).__name__}"

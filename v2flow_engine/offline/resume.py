@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from v2flow_engine.files import temporary_name
 from v2flow_engine.offline.identity import KeyMap, KeySet, fingerprint_of, key_of, with_defaults
 from v2flow_engine.offline.manifest import MANIFEST, ManifestEntry, iter_manifest, rewrite_manifest
 from v2flow_engine.offline.planning import BadRow, Picture
-from v2flow_engine.offline.shards import SHARD_KINDS, SHARDS, read_shards, shard_line
+from v2flow_engine.offline.shards import SHARD_KINDS, SHARDS, read_shards, shard_line, sync_folder
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,12 @@ def read_finished(directory: Path) -> Finished:
 
 
 def repair(directory: Path) -> None:
-    """Bring manifest and shards to what counts: no lines of lost pictures, no shard that a kill left half-noted."""
+    """Bring manifest and shards to what counts: no lines of lost pictures, no shard that a kill left half-noted.
+
+    Raises `OutputError` if it is the list of shards that was lost, and not a shard.
+    """
     shards = read_shards(directory)
+    _check_list(directory)
     _remove_shards(directory, keep=shards)
     written: set[int] = set()
 
@@ -200,11 +205,31 @@ def _shard_files(directory: Path) -> set[str]:
     return {path.name for _, suffix in SHARD_KINDS.values() for path in directory.glob(f"shard-*{suffix}")}
 
 
+def _check_list(directory: Path) -> None:
+    """A kill leaves at most one shard that the manifest has and the list has not; without a list, more are no scraps.
+
+    Raises `OutputError`.
+    """
+    if (directory / SHARDS).exists():
+        return
+    files = _shard_files(directory)
+    named = {entry.file for entry in iter_manifest(directory) if entry.in_shard} & files
+    if len(named) > 1:
+        raise OutputError(
+            f"{directory}: {SHARDS} is missing, and {MANIFEST} has pictures of {len(named)} shards that are there; "
+            "put it back, or remove these shards to have their pictures made again"
+        )
+
+
 def _remove_shards(directory: Path, keep: dict[str, Any]) -> None:
     """Remove all shards but some, and note those that stay."""
     listed = directory / SHARDS
     if listed.exists():
-        temporary_name(listed).write_text("".join(map(shard_line, keep.values())), encoding="utf-8")
+        with temporary_name(listed).open("w", encoding="utf-8") as file:
+            file.writelines(map(shard_line, keep.values()))
+            file.flush()
+            os.fsync(file.fileno())
         temporary_name(listed).replace(listed)
+        sync_folder(directory)  # before a shard goes that the old list has
     for name in _shard_files(directory) - set(keep):
         (directory / name).unlink()

@@ -38,9 +38,13 @@ class ShardRecord:
 
 @dataclass(frozen=True)
 class Sample:
-    """What a shard keeps of a picture. index: its place in the job, which names it. record: everything but pixels."""
+    """What a shard keeps of a picture. index: its place in the job. name: of no other picture in the folder.
+
+    record: everything but pixels.
+    """
 
     index: int
+    name: str
     image: bytes
     suffix: str
     record: dict[str, Any]
@@ -99,10 +103,9 @@ class TarShard(Shard):
         self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
 
     def _add(self, sample: Sample) -> dict[str, int]:
-        key = f"{sample.index:09d}"
-        offset = self._member(key + sample.suffix, sample.image)
+        offset = self._member(sample.name + sample.suffix, sample.image)
         record = json.dumps(sample.record, ensure_ascii=False).encode("utf-8", "surrogatepass")
-        self._member(f"{key}.json", record)
+        self._member(f"{sample.name}.json", record)
         return {"offset": offset}
 
     def _member(self, name: str, data: bytes) -> int:
@@ -145,7 +148,7 @@ class ParquetShard(Shard):
                 "seed": record["seed"],
                 "parameters": json.dumps(record["parameters"], ensure_ascii=False),
                 "extra": json.dumps(record.get("extra") or {}, ensure_ascii=False),
-                "image": {"bytes": sample.image, "path": f"{sample.index:09d}{sample.suffix}"},
+                "image": {"bytes": sample.image, "path": f"{sample.name}{sample.suffix}"},
             }
         )
         self._pending += len(sample.image)

@@ -105,9 +105,8 @@ def write_sheet(
     tail = _TAIL.substitute(failures=_failures(errors), footer=escape(_settings(entries)))
     path = directory / SHEET
     temporary = directory / f".{SHEET}.tmp"
-    with temporary.open(
-        "w", encoding="utf-8"
-    ) as file:  # card by card: the page is pictures for the most part
+    # What failed may be no Unicode text. Card by card: the page is pictures for the most part.
+    with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(head)
         file.writelines(_card(directory, entry, embed) + "\n" for entry in shown)
         file.write(tail)

@@ -206,7 +206,7 @@ class Sink:
 
     def _write_file(self, picture: Picture, finished: FinishedImage) -> ManifestEntry:
         index = picture.request.index
-        name = f"{index:06d}-{slug(picture.request.prompt)}{SUFFIX_OF[self.output.image]}"
+        name = f"{index:06d}-{slug(picture.request.prompt)}{_mark(picture)}{SUFFIX_OF[self.output.image]}"
         if not self.flat:
             folder = f"{index // PER_FOLDER:05d}"
             (self.directory / folder).mkdir(exist_ok=True)
@@ -226,7 +226,8 @@ class Sink:
         if picture.extra:
             record["extra"] = picture.extra
         suffix = SUFFIX_OF[self.output.image]
-        place = shard.add(Sample(request.index, finished.image, suffix, record))
+        name = f"{request.index:09d}{_mark(picture)}"
+        place = shard.add(Sample(request.index, name, finished.image, suffix, record))
         self._waiting.append(self._entry(picture, finished, shard.path.name, place))
         if shard.pictures >= self.output.shard_pictures or shard.image_bytes >= self.output.shard_bytes:
             self._end_shard()
@@ -245,6 +246,11 @@ class Sink:
             file.write(shard_line(record))
             file.flush()
             os.fsync(file.fileno())
+
+
+def _mark(picture: Picture) -> str:
+    """What tells a picture from all others at its place in the job: rows with ids may move, and others take theirs."""
+    return f"-{picture.key:016x}" if isinstance(picture.id, str) else ""
 
 
 @contextlib.contextmanager

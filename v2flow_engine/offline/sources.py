@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from v2flow_engine.errors import DataError
+from v2flow_engine.errors import DataError, V2FlowError
 from v2flow_engine.offline.readers import READERS, RawRow
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ SUFFIXES = {
     ".parquet": "parquet",
     ".tar": "webdataset",
 }
+UNCLEAR = (".json", ".tsv")
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 
@@ -100,7 +101,7 @@ class FileSource(Source):
                 told_as_data_error(shown),
                 self.filesystem.open(path, "rb", compression=_compression(path)) as file,
             ):
-                yield from READERS[self.input_format or _format_of(path) or "text"](file, shown)
+                yield from READERS[self.input_format or _format_of(path)](file, shown)
 
 
 def open_source(name: str, input_format: str | None = None, stdin: BinaryIO | None = None) -> Source:
@@ -109,7 +110,7 @@ def open_source(name: str, input_format: str | None = None, stdin: BinaryIO | No
     Args:
         name: a file, a folder (its files of known suffixes, those in folders below too), a glob, each of them local
             or an fsspec URL; "-" is standard input, which is copied to a temporary file first.
-        input_format: one of `INPUT_FORMATS`; None goes by the suffix, for standard input by the first character.
+        input_format: one of `INPUT_FORMATS`; None goes by the suffix, for standard input by the first bytes.
     """
     if name == STDIN:
         return _StdinSource(stdin or sys.stdin.buffer, input_format)
@@ -118,7 +119,7 @@ def open_source(name: str, input_format: str | None = None, stdin: BinaryIO | No
     with told_as_data_error(name):
         filesystem, path = fsspec.core.url_to_fs(name)
         if filesystem.isdir(path):
-            paths = [p for p in sorted(filesystem.find(path)) if input_format or _format_of(p)]
+            paths = [p for p in sorted(filesystem.find(path)) if input_format or _suffix_of(p) in SUFFIXES]
             if not paths:
                 known = ", ".join(SUFFIXES)
                 raise DataError(f"{name}: cannot read prompts (a folder without files that end in {known})")
@@ -134,17 +135,21 @@ def open_source(name: str, input_format: str | None = None, stdin: BinaryIO | No
 
 @contextlib.contextmanager
 def told_as_data_error(source: str) -> Iterator[None]:
-    """What keeps a source from being read, as a `DataError` that names it; a reader's own one passes."""
+    """What keeps a source from being read, as a `DataError` that names it; this project's own errors pass.
+
+    Stores and compressions raise what they like: an unknown protocol, a lost connection, an archive cut short.
+    """
     try:
         yield
-    except DataError:
+    except V2FlowError:
         raise
     except FileNotFoundError as error:
         raise DataError(f"{source}: cannot read prompts (No such file)") from error
     except OSError as error:
         raise DataError(f"{source}: cannot read prompts ({error.strerror or error})") from error
-    except (ImportError, ValueError) as error:  # a protocol or a compression that is unknown or not installed
-        raise DataError(f"{source}: cannot read prompts ({' '.join(str(error).split())})") from error
+    except Exception as error:
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{source}: cannot read prompts ({told})") from error
 
 
 class _StdinSource(Source):
@@ -165,15 +170,37 @@ class _StdinSource(Source):
 
     def _sniff(self) -> str:
         self.file.seek(0)
-        return "jsonl" if self.file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") else "text"
+        start = self.file.read(4096)
+        if start.startswith(b"PAR1"):
+            return "parquet"
+        if start[257:262] == b"ustar":
+            return "webdataset"
+        return "jsonl" if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") else "text"
 
 
 def _compression(path: str) -> str | None:
-    return "infer" if path.endswith(COMPRESSED) else None
+    import fsspec
+
+    name = _without_query(path)
+    return fsspec.utils.infer_compression(name) if name.endswith(COMPRESSED) else None
 
 
-def _format_of(path: str) -> str | None:
-    pure = Path(path)
+def _without_query(path: str) -> str:
+    """A signed URL has one behind its suffix."""
+    return path.partition("?")[0]
+
+
+def _suffix_of(path: str) -> str:
+    """In lower case, without that of a compression."""
+    pure = Path(_without_query(path))
     if pure.suffix in COMPRESSED:
         pure = pure.with_suffix("")
-    return SUFFIXES.get(pure.suffix.lower())
+    return pure.suffix.lower()
+
+
+def _format_of(path: str) -> str:
+    """By the suffix. Raises `DataError` where reading lines of text is no use to anybody."""
+    suffix = _suffix_of(path)
+    if suffix in UNCLEAR:
+        raise DataError(f"{path}: {suffix} may be several things; say which with --input-format")
+    return SUFFIXES.get(suffix, "text")

@@ -40,6 +40,6 @@ def run(args: argparse.Namespace) -> int:
     page = build_page(args.directory, summary)
     with told_as_output_error(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(target, page.encode())
+        write_whole(target, page.encode(errors="backslashreplace"))  # what failed may be no Unicode
     print(f"wrote    {target}")
     return 0
