@@ -8,15 +8,19 @@ of what is asked or made: the two stages subclass it.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import threading
 import time
+import traceback
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, TypeVar
+from weakref import ref
 
 from v2flow_engine.errors import EngineDeadError, QueueFullError, V2FlowError
 from v2flow_engine.histogram import SECONDS, SIZES, Histogram, Observed
@@ -180,7 +184,8 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
             self._tickets[ticket.request_id] = ticket
             self._commands.append(lambda engine: self._admit(engine, ticket))
             self._wake.notify()
-        ticket.future.add_done_callback(lambda future: self._leave(ticket, future))
+        # By its id: a future that held its ticket, which holds the future, would stay until a collection of garbage.
+        ticket.future.add_done_callback(partial(self._leave, ticket.request_id))
         return ticket.future
 
     def call(self, function: Callable[[Engine], Called]) -> Future[Called]:
@@ -242,6 +247,9 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
             except Exception as error:  # what is broken may not close
                 cause = cause or error
             del engine
+            if cause is not None:
+                _forget_frames(cause)
+                gc.collect()  # engines are full of cycles, and the next one may need the memory
             if self._closing:
                 self._finish(None, "is closed")
                 return
@@ -258,20 +266,26 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
                     self._wake.wait()
                 if self._done_serving:
                     return None
-                commands, self._commands = self._commands, deque()
             try:
-                for command in commands:
-                    command(engine)
-                if self._busy(engine):
-                    begun = time.perf_counter()
-                    finished = self._step(engine)
-                    self._note_step(engine, begun, {request_id for request_id, _ in finished})
-                    self._hand_out(engine, finished, begun)
-                    with self._wake:
-                        running = list(self._tickets.values())
-                    self._after_step(engine, running)
+                self._turn(engine)
             except Exception as error:
                 return error
+
+    def _turn(self, engine: Engine) -> None:
+        """What was asked meanwhile, then a step. Its variables end with it: they hold requests, and results."""
+        with self._wake:
+            commands, self._commands = self._commands, deque()
+        for command in commands:
+            command(engine)
+        if not self._busy(engine):
+            return
+        begun = time.perf_counter()
+        finished = self._step(engine)
+        self._note_step(engine, begun, {request_id for request_id, _ in finished})
+        self._hand_out(engine, finished, begun)
+        with self._wake:
+            running = list(self._tickets.values())
+        self._after_step(engine, running)
 
     @property
     def _done_serving(self) -> bool:
@@ -280,8 +294,10 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
     def _break(self, engine: Engine, error: BaseException) -> None:
         """Another thread found the engine broken: end it, with all that is under way."""
 
+        broken = ref(engine)
+
         def fail(now: Engine) -> None:
-            if now is engine:  # and not its successor
+            if now is broken():  # and not its successor
                 raise error
 
         with self._wake:
@@ -298,7 +314,7 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
         try:
             self._add(engine, ticket)
         except V2FlowError as error:
-            self._fail(ticket, error)
+            self._fail(ticket.request_id, error)
         else:
             self._unstarted.append(ticket)
 
@@ -323,28 +339,33 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
     def _resolve(self, request_id: str, result: Result, begun: float) -> None:
         """begun: of the step that finished the request."""
         with self._wake:
-            ticket = self._tickets.get(request_id)
-            # claimed under the lock: the engine may be breaking at this moment, and its thread failing all of them
-            if ticket is None or not ticket.future.set_running_or_notify_cancel():
+            ticket = self._claim(request_id)
+            if ticket is None:
                 return
-            del self._tickets[request_id]
             self._start_ticket(ticket, begun)  # it may have been its first step, too
             self._compute_seconds.observe(time.perf_counter() - (ticket.started or begun))
             self._counts["tokens"] += self._num_tokens(ticket.request, result)
             self._wake.notify()  # the thread may be waiting for the last one, to close
         ticket.future.set_result(result)
 
-    def _fail(self, ticket: Ticket[Request, Result], error: BaseException) -> None:
-        if ticket.future.set_running_or_notify_cancel():
+    def _fail(self, request_id: str, error: BaseException) -> None:
+        ticket = self._claim(request_id)
+        if ticket is not None:
             ticket.future.set_exception(error)
 
-    def _leave(self, ticket: Ticket[Request, Result], future: Future[Result]) -> None:
+    def _claim(self, request_id: str) -> Ticket[Request, Result] | None:
+        """The ticket for the thread that ends it, no other gets it; None if it is gone or its caller has left."""
+        with self._wake:
+            ticket = self._tickets.pop(request_id, None)
+            return ticket if ticket is not None and ticket.future.set_running_or_notify_cancel() else None
+
+    def _leave(self, request_id: str, future: Future[Result]) -> None:
         """Free the place of a request whose future is done, by whichever thread did it."""
         with self._wake:
-            self._tickets.pop(ticket.request_id, None)
+            self._tickets.pop(request_id, None)
             if future.cancelled():
                 kind = "cancelled"
-                self._commands.append(lambda engine: self._cancel(engine, ticket.request_id))
+                self._commands.append(lambda engine: self._cancel(engine, request_id))
                 self._wake.notify()
             else:
                 kind = "failed" if future.exception() else "finished"
@@ -353,14 +374,13 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
 
     def _fail_all(self, what: str, cause: BaseException | None) -> None:
         with self._wake:
-            tickets, calls = list(self._tickets.values()), list(self._calls)
-            self._tickets.clear()
+            request_ids, calls = list(self._tickets), list(self._calls)
             self._commands.clear()
         self._unstarted.clear()
         error = EngineDeadError(f"the {self.name} engine {what}")
         error.__cause__ = cause
-        for ticket in tickets:
-            self._fail(ticket, error)
+        for request_id in request_ids:
+            self._fail(request_id, error)
         for call in calls:
             if not call.done() and (call.running() or call.set_running_or_notify_cancel()):
                 call.set_exception(error)
@@ -373,3 +393,10 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
     def _raise_if_over(self) -> None:
         if self._over or self._closing:
             raise EngineDeadError(str(self._end or f"the {self.name} engine is closing"))
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Let go of what an error's frames hold, above all the engine."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

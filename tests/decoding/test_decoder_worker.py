@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from v2flow_engine.decoding.preview_rounds import preview_rounds
 from v2flow_engine.decoding.request import DecodeRequest
 from v2flow_engine.errors import EngineDeadError, QueueFullError, RequestError
 
-WAIT = 120
+WAIT = 60
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,7 @@ def test_previews_come_in_order_and_change_nothing(worker: DecoderWorker) -> Non
     picture = worker.decode(request(1), [1, 2, 3], lambda r, p: shown.append((r, p))).result(WAIT)
     assert [rounds for rounds, _ in shown] == [1, 2, 3]
     assert all(preview.shape == (64, 64, 3) for _, preview in shown)
-    assert np.array_equal(plain, picture)
+    assert np.abs(plain.astype(int) - picture).max() <= 1  # it may have shared a batch with a preview
     distances = [np.abs(preview.astype(float) - picture).mean() for _, preview in shown]
     assert distances[0] > distances[2] > 0  # what is known of the picture grows
 
@@ -115,13 +117,20 @@ def test_cancelling_frees_places_waiting_or_under_way(worker: DecoderWorker) -> 
     assert (worker.stats.cancelled, worker.stats.finished, worker.stats.in_flight) == (2, 6, 0)
 
 
-def hold_pixels(worker: DecoderWorker) -> threading.Event:
-    """Pictures wait for the event before the autoencoder makes them."""
+def hold_pixels(worker: DecoderWorker, decoded: list[int] | None = None) -> threading.Event:
+    """Pictures wait for the event before the autoencoder makes them; how many it makes is noted."""
     free = threading.Event()
 
     def change(engine: DecoderEngine) -> None:
         decode = engine.autoencoder.decode
-        engine.autoencoder.decode = lambda latents: decode(latents) if free.wait(WAIT) else None
+
+        def held(latents: torch.Tensor) -> torch.Tensor:
+            assert free.wait(WAIT)
+            if decoded is not None:
+                decoded.append(len(latents))
+            return decode(latents)
+
+        engine.autoencoder.decode = held
 
     worker.call(change).result(WAIT)
     return free
@@ -141,13 +150,16 @@ def test_rounds_go_on_while_pixels_are_made(worker: DecoderWorker) -> None:
 
 
 def test_a_picture_whose_caller_leaves_before_its_pixels_is_not_painted(worker: DecoderWorker) -> None:
-    free = hold_pixels(worker)
+    decoded: list[int] = []
+    free = hold_pixels(worker, decoded)
     kept, left = worker.decode(request(0)), worker.decode(request(1, rounds=8))
-    until(lambda: worker.stats.steps == 8)
+    until(lambda: worker.stats.steps >= 8 and not worker.call(lambda engine: engine.busy).result(WAIT))
     assert left.cancel()
     free.set()
     assert kept.result(WAIT).any()
     assert (worker.stats.cancelled, worker.stats.finished) == (1, 1)
+    assert worker.decode(request(2)).result(WAIT).any()
+    assert decoded == [1, 1]
 
 
 def test_draining_waits_for_pixels(folder: TokenizerFolder) -> None:
@@ -194,6 +206,43 @@ def test_death_is_told_and_another_engine_starts_until_nothing_helps(folder: Tok
     with pytest.raises(EngineDeadError, match="in a row"):
         worker.decode(request(0))
     worker.close()
+
+
+def test_what_ends_leaves_no_memory_behind(folder: TokenizerFolder) -> None:
+    """Neither a finished request nor a dead engine waits for the collection of garbage."""
+    engines: list[weakref.ref[DecoderEngine]] = []
+
+    def start() -> DecoderEngine:
+        engine = DecoderEngine.from_folder(folder)
+        engines.append(weakref.ref(engine))
+        return engine
+
+    worker = DecoderWorker(start)
+    gc.collect()
+    gc.disable()
+    try:
+        picture = worker.decode(request(0), [1], lambda *_: None).result(WAIT)
+        gone = weakref.ref(picture)
+        del picture
+        until(lambda: gone() is None)
+        worker.call(lambda engine: setattr(engine.autoencoder, "decode", None)).result(WAIT)
+        with pytest.raises(EngineDeadError):
+            worker.decode(request(0)).result(WAIT)
+        assert worker.decode(request(1)).result(WAIT).any()
+        assert [engine() is None for engine in engines] == [True, False]
+    finally:
+        gc.enable()
+        worker.close()
+
+
+def test_pixels_that_fail_while_draining_are_told(folder: TokenizerFolder) -> None:
+    worker = DecoderWorker(lambda: DecoderEngine.from_folder(folder))
+    worker.call(lambda engine: setattr(engine.autoencoder, "decode", None)).result(WAIT)
+    futures = [worker.decode(request(seed)) for seed in range(3)]
+    worker.close(drain=True)
+    for future in futures:
+        with pytest.raises(EngineDeadError):
+            future.result(WAIT)
 
 
 def test_closing_without_draining_says_so(folder: TokenizerFolder) -> None:

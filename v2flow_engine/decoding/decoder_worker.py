@@ -102,10 +102,13 @@ class DecoderWorker(EngineWorker[DecoderEngine, DecodeRequest, np.ndarray]):
     ) -> None:
         if pixels.cancelled():
             return
-        error = pixels.exception()
+        error = pixels.exception()  # asked for, not raised: this frame would stay with the error, and hold the engine
         if error is None:
-            use(request_id, pixels.result())
-        else:
+            try:
+                use(request_id, pixels.result())
+            except Exception as raised:
+                error = raised
+        if error is not None:
             self._break(engine, error)
 
     def _pixels_of(self, engine: DecoderEngine) -> BackgroundPixels:

@@ -78,9 +78,8 @@ class Autoencoder(nn.Module):
         Raises `RequestError`, see `check_tile`.
         """
         self.check_tile(tile)
-        stride = tile * 3 // 4
-        self.net.enable_tiling(tile, tile, stride, stride)
-        self.net.use_tiling = (
-            False  # encoding stays whole, so that codes do not depend on how pictures are decoded
-        )
+        # Not by enable_tiling, which makes encoding tiled, too: codes would depend on how pictures are decoded.
+        for side in ("height", "width"):
+            setattr(self.net, f"tile_sample_min_{side}", tile)
+            setattr(self.net, f"tile_sample_stride_{side}", tile * 3 // 4)
         return self.net.tiled_decode(latents / self.scaling_factor).sample

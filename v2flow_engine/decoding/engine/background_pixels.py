@@ -20,6 +20,7 @@ import torch
 from v2flow_engine.decoding.engine.pixels import HostPicture, PixelDecoder
 
 Pixels = Future[np.ndarray]  # (H, W, 3) uint8
+_Item = tuple["torch.Tensor | HostPicture", Pixels]  # still to be decoded, or on its way from the device
 
 
 class BackgroundPixels:
@@ -30,7 +31,7 @@ class BackgroundPixels:
 
     def __init__(self, pixels: PixelDecoder, device: torch.device) -> None:
         self._pixels, self._cuda = pixels, device.type == "cuda"
-        self._waiting: deque[tuple[torch.Tensor, Pixels]] = deque()
+        self._waiting: deque[_Item] = deque()
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, "v2flow-pixels")
 
@@ -40,14 +41,13 @@ class BackgroundPixels:
         One that is cancelled before its turn is not computed. Those of one size are done in the order of submission.
         """
         futures: list[Pixels] = [Future() for _ in latents]
+        made: Sequence[torch.Tensor | HostPicture] = latents
         if self._cuda:
             with torch.inference_mode():
-                pictures = self._pixels(latents)
-            for picture, future in zip(pictures, futures, strict=True):
-                self._thread.submit(_wait_for, picture, future)
-        elif futures:
+                made = self._pixels(latents)
+        if futures:
             with self._lock:
-                self._waiting.extend(zip(latents, futures, strict=True))
+                self._waiting.extend(zip(made, futures, strict=True))
             self._thread.submit(self._work)
         return futures
 
@@ -63,10 +63,7 @@ class BackgroundPixels:
         while batch := self._next_batch():
             futures = [future for _, future in batch]
             try:
-                with torch.inference_mode():
-                    pictures = [
-                        picture.numpy() for picture in self._pixels([latents for latents, _ in batch])
-                    ]
+                pictures = self._pictures([each for each, _ in batch])
             except Exception as error:
                 for future in futures:
                     future.set_exception(error)
@@ -74,25 +71,26 @@ class BackgroundPixels:
                 for future, picture in zip(futures, pictures, strict=True):
                     future.set_result(picture)
 
-    def _next_batch(self) -> list[tuple[torch.Tensor, Pixels]]:
+    def _pictures(self, batch: Sequence[torch.Tensor | HostPicture]) -> list[np.ndarray]:
+        latents = [each for each in batch if isinstance(each, torch.Tensor)]
+        with torch.inference_mode():
+            made = self._pixels(latents) if latents else batch
+        return [picture.numpy() for picture in made if isinstance(picture, HostPicture)]
+
+    def _next_batch(self) -> list[_Item]:
         """All that wait, of the first one's size, up to a batch; empty if nothing does."""
-        batch: list[tuple[torch.Tensor, Pixels]] = []
+        batch: list[_Item] = []
         with self._lock:
-            left: deque[tuple[torch.Tensor, Pixels]] = deque()
-            for latents, future in self._waiting:
-                fits = len(batch) < self._pixels.batch and (not batch or latents.shape == batch[0][0].shape)
+            left: deque[_Item] = deque()
+            for each, future in self._waiting:
+                fits = len(batch) < self._pixels.batch and (not batch or _size(each) == _size(batch[0][0]))
                 if not fits:
-                    left.append((latents, future))
+                    left.append((each, future))
                 elif future.set_running_or_notify_cancel():
-                    batch.append((latents, future))
+                    batch.append((each, future))
             self._waiting = left
         return batch
 
 
-def _wait_for(picture: HostPicture, future: Pixels) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        future.set_result(picture.numpy())
-    except Exception as error:
-        future.set_exception(error)
+def _size(each: torch.Tensor | HostPicture) -> torch.Size:
+    return each.shape if isinstance(each, torch.Tensor) else each.pixels.shape
