@@ -102,7 +102,9 @@ class DecoderWorker(EngineWorker[DecoderEngine, DecodeRequest, np.ndarray]):
     ) -> None:
         if pixels.cancelled():
             return
-        error = pixels.exception()  # asked for, not raised: this frame would stay with the error, and hold the engine
+        error = (
+            pixels.exception()
+        )  # asked for, not raised: this frame would stay with the error, and hold the engine
         if error is None:
             try:
                 use(request_id, pixels.result())

@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from v2flow_engine.errors import EngineDeadError
 from v2flow_engine.serving.app import create_app
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from v2flow_engine.checkpoint import ModelFolder
     from v2flow_engine.serving.backend import Backend
     from v2flow_engine.serving.settings import ServerSettings
+
+WATCH_SECONDS = 1.0
 
 
 def make_server(folder: ModelFolder, settings: ServerSettings, backend: Backend) -> uvicorn.Server:
@@ -83,25 +85,32 @@ def serve(folder: ModelFolder, settings: ServerSettings, listener: socket.socket
 async def _run(server: uvicorn.Server, backend: InProcessBackend, listener: socket.socket) -> int:
     begun = time.monotonic()
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    announcing = asyncio.create_task(_announce(backend, begun))
-    await asyncio.wait({serving, announcing}, return_when=asyncio.FIRST_COMPLETED)
-    failed = announcing.done() and announcing.result() is not None
+    watching = asyncio.create_task(_watch(backend, begun))
+    await asyncio.wait({serving, watching}, return_when=asyncio.FIRST_COMPLETED)
+    failed = watching.done()
     if failed:
-        print(f"v2flow: {announcing.result()}", file=sys.stderr, flush=True)
+        print(f"v2flow: {watching.result()}", file=sys.stderr, flush=True)
         server.should_exit = True
     await serving
-    announcing.cancel()
+    watching.cancel()
     return 1 if failed else 0
 
 
-async def _announce(backend: InProcessBackend, begun: float) -> Any:
-    """Say when pictures can be made; returns what kept an engine from starting, or None."""
+async def _watch(backend: InProcessBackend, begun: float) -> EngineDeadError:
+    """Say when pictures can be made; returns why an engine has given up, at its start or later.
+
+    Without one of them the server could only refuse: it ends, for whatever supervises it to start another.
+    """
+    ready = False
     while True:
         try:
-            await backend.check()
+            if not ready:
+                await backend.check()
+                ready = True
+                print(f"v2flow: ready after {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+            await asyncio.sleep(WATCH_SECONDS)
+            for worker in (backend.token_worker, backend.decoder_worker):
+                worker.raise_if_over()
         except EngineDeadError as error:
             if backend.token_worker.over or backend.decoder_worker.over:
                 return error
-            continue
-        print(f"v2flow: ready after {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-        return None
