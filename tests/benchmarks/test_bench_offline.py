@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,16 +19,28 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
-def test_it_prints_a_table_and_one_document(model: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    ways = ["plain loop"]
-    assert main(["--model", str(model), "--images", "5", "--ways", *ways]) == 0
+
+
+def measured(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
+    """The ways of the document, each of which has a line in the table, too."""
+    assert main(argv) == 0
     *table, last = capsys.readouterr().out.splitlines()
-    report = json.loads(last)
-    assert [name for name in ways if any(line.startswith(name) for line in table)] == ways
-    assert report["ways"]["plain loop"]["ratio"] == 1
-    for way in ways:
-        assert report["ways"][way]["images"] == 5 and report["ways"][way]["images_per_second"] > 0
+    ways = json.loads(last)["ways"]
+    assert [name for name in ways if any(line.startswith(name) for line in table)] == list(ways)
+    return ways
+
+
+def test_it_prints_a_table_and_one_document(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    counts = {"plain loop": 2, "single process": 5}
+    options = ["--images", "5", "--plain-images", "2", "--ways", *counts]
+    ways = measured(capsys, "--model", str(model), *options)
+    assert {name: way["images"] for name, way in ways.items()} == counts
+    assert all(way["images_per_second"] > 0 and way["loading"] > 0 for way in ways.values())
+    plain, single = (way["images_per_second"] for way in ways.values())
+    assert [way["ratio"] for way in ways.values()] == [1, pytest.approx(single / plain)]
 
 
 def test_only_the_time_in_which_both_pools_work_counts() -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from v2flow_engine.offline.command import add_arguments
 
@@ -24,6 +26,14 @@ def ray_job() -> dict[str, Any]:
     documents = yaml.safe_load_all((DEPLOY / "kuberay-rayjob.yaml").read_text(encoding="utf-8"))
     (job,) = [document for document in documents if document["kind"] == "RayJob"]
     return job
+
+
+def pinned_ray() -> str:
+    """The version of the tested set."""
+    (version,) = re.findall(
+        r"^ray==(.+)$", (ROOT / "requirements" / "cpu.txt").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    return version
 
 
 def generate_arguments(command: str) -> argparse.Namespace:
@@ -53,6 +63,20 @@ def test_the_cluster_launcher_takes_the_file(name: str) -> None:
     assert binaries == {"~/v2flow/bin"}
     (source,) = config["file_mounts"]
     assert f"$HOME/{Path(source).name}[" in installed
+    assert f'"ray[default]=={pinned_ray()}"' in installed  # a node that comes later gets no newer one
+
+
+def test_rented_machines_get_a_python_that_the_package_takes() -> None:
+    """They bring none that anybody has chosen: Ray's own choice of an image is older than the package allows."""
+    config = yaml.safe_load((DEPLOY / "ray-cluster-aws.yaml").read_text(encoding="utf-8"))
+    for node_type in config["available_node_types"].values():
+        assert re.fullmatch("ami-[0-9a-f]{17}", node_type["node_config"]["ImageId"])
+    installed = " ".join(config["setup_commands"])
+    wanted = re.search(r'python_requires="(.+)"', (ROOT / "setup.py").read_text(encoding="utf-8"))
+    (version,) = re.findall(r"uv venv .*--python (\S+) ~/v2flow(?!\S)", installed)
+    assert wanted is not None
+    assert Version(version) in SpecifierSet(wanted[1])
+    assert not re.search(r"\bpython3\b", installed)  # the image's own
 
 
 def test_the_command_in_the_comment_is_one() -> None:
@@ -79,6 +103,5 @@ def test_the_ray_job_fits_together() -> None:
     claims = {v["persistentVolumeClaim"]["claimName"] for pod in pods for v in pod["volumes"][:1]}
     documents = yaml.safe_load_all((DEPLOY / "kuberay-rayjob.yaml").read_text(encoding="utf-8"))
     assert claims == {d["metadata"]["name"] for d in documents if d["kind"] == "PersistentVolumeClaim"}
-    pinned = re.search(r"^ray==(.+)$", (ROOT / "requirements" / "cpu.txt").read_text(), re.MULTILINE)
-    assert pinned is not None
-    assert cluster["rayVersion"] == pinned[1]
+    assert cluster["rayVersion"] == pinned_ray()
+    assert spec["backoffLimit"] == 1  # each try is a new cluster, and bad rows are a failure

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 from PIL import Image
 
 from benchmarks.processes import started_by
@@ -179,6 +180,25 @@ def test_what_an_actor_finds_wrong_with_the_model_is_told_as_such(folder: ModelF
     """On a node whose model is another one."""
     with pytest.raises(ModelFolderError, match=r"^on \S+: .* has digest \w+, the driver's has another"):
         list(run_for(folder, model_digest="another").images(requests_for(folder, PROMPTS), SMALL))
+
+
+@pytest.mark.parametrize("resources", [{"CPU": 2.0}, {"GPU": 1.0}], ids=str)
+def test_the_only_node_beside_a_head_without_cpus_is_asked(
+    resources: dict[str, float],
+    model_dir: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ray tells of a node that is gone when it is asked, so that its answer cannot come."""
+    (head,) = ray.nodes()
+    node = head | {"NodeID": 56 * "0", "NodeManagerAddress": "192.0.2.1", "NodeManagerHostname": "gone"}
+    told = [head | {"Resources": {}}, node | {"Resources": resources}]
+    monkeypatch.setattr(ray, "nodes", lambda: told)
+    argv = ["generate", "--model", str(model_dir), "--prompt", "a cat", "--token-actors", "1"]
+    assert main([*argv, "--out", str(tmp_path / "out")]) == 1
+    assert "stopped: node 192.0.2.1 (gone): " in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_batch_invariant_kernels_are_refused_without_a_gpu(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import io
 import json
@@ -15,8 +16,10 @@ from PIL import Image
 
 from tests.offline.pictures import MODEL, finished, picture, png
 from v2flow_engine.errors import OutputError
+from v2flow_engine.offline.command import add_arguments
 from v2flow_engine.offline.identity import KeySet
 from v2flow_engine.offline.manifest import iter_manifest
+from v2flow_engine.offline.prepare import check
 from v2flow_engine.offline.reading_back import read_picture
 from v2flow_engine.offline.resume import read_finished
 from v2flow_engine.offline.shards import read_shards
@@ -57,6 +60,31 @@ def test_the_manifest_says_where_a_picture_is(tmp_path: Path, output: OutputForm
 def test_a_shard_is_full_at_a_number_of_bytes(tmp_path: Path) -> None:
     fill(tmp_path, OutputFormat.of("webdataset", shard_bytes=2 * len(png(0)) - 10), list(range(4)))
     assert [record.pictures for record in read_shards(tmp_path).values()] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "limits", "shards"),
+    [
+        ([], (1000, 2**28), [1000, 2]),
+        (["--shard-bytes", "2GB"], (None, 2 * 10**9), [1002]),
+        (["--shard-size", "1001"], (1001, None), [1001, 1]),
+        (["--shard-size", "900", "--shard-bytes", "2GB"], (900, 2 * 10**9), [900, 102]),
+    ],
+    ids=lambda value: " ".join(value) if value and isinstance(value[0], str) else "",
+)
+def test_a_limit_that_is_named_alone_rules_alone(
+    options: list[str], limits: tuple[int | None, ...], shards: list[int], model_dir: Path, tmp_path: Path
+) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    argv = ["--model", str(model_dir), "--prompt", "a cat", "--format", "webdataset"]
+    output = check(parser.parse_args([*argv, "--out", str(tmp_path / "out"), *options])).output
+    assert (output.shard_pictures, output.shard_bytes) == limits
+    image = png(0)
+    with open_sink(tmp_path, output, MODEL) as sink:
+        for index in range(1002):
+            sink.write(picture(index, label=output.label), finished(index, image))
+    assert [record.pictures for record in read_shards(tmp_path).values()] == shards
 
 
 def test_webdataset_reads_tars(tmp_path: Path) -> None:

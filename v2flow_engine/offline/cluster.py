@@ -12,9 +12,9 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from v2flow_engine.errors import EngineDeadError, ReleaseError, V2FlowError
 from v2flow_engine.offline.sizing import Cluster
@@ -71,19 +71,18 @@ def cluster_resources() -> Cluster:
 def check_nodes(patience: float = 120.0) -> None:
     """Raise `ReleaseError` naming a node on which actors may run and that has not this engine, vLLM and its plugin.
 
-    Each node is asked by a task of its own. patience: seconds for all answers; raises `EngineDeadError` after them.
+    Each node is asked by a task of its own; none if there is only the driver's. patience: seconds for all answers;
+    raises `EngineDeadError` after them.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from v2flow_engine import __version__
 
+    nodes = nodes_for_actors(ray.nodes())
+    if set(nodes) <= {ray.get_runtime_context().get_node_id()}:
+        return
     ask = ray.remote(num_cpus=0, max_retries=1)(_question())
-    nodes = {
-        node["NodeID"]: f"{node['NodeManagerAddress']} ({node['NodeManagerHostname']})"
-        for node in ray.nodes()
-        if node["Alive"] and (node["Resources"].get("CPU") or node["Resources"].get("GPU"))
-    }
     answers = {
         ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(): name
         for node, name in nodes.items()
@@ -103,6 +102,15 @@ def check_nodes(patience: float = 120.0) -> None:
             raise ReleaseError(
                 f"node {name} lacks {missing}; install v2flow_engine[cuda] or [cpu] there, too"
             )
+
+
+def nodes_for_actors(nodes: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Id -> address and name of those that are alive and announce a CPU or a GPU, from what `ray.nodes` says."""
+    return {
+        node["NodeID"]: f"{node['NodeManagerAddress']} ({node['NodeManagerHostname']})"
+        for node in nodes
+        if node["Alive"] and (node["Resources"].get("CPU") or node["Resources"].get("GPU"))
+    }
 
 
 def _question() -> Callable[[], tuple[str, str]]:

@@ -68,8 +68,17 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         help="files of a picture each, or shards of many (default: %(default)s)",
     )
     parser.add_argument("--image-format", choices=FORMATS, help="of the pictures in shards (default: png)")
-    parser.add_argument("--shard-size", type=int, metavar="N", help="pictures in a shard (default: 1000)")
-    parser.add_argument("--shard-bytes", metavar="SIZE", help="a shard is full at this, too (default: 268MB)")
+    parser.add_argument(
+        "--shard-size",
+        type=int,
+        metavar="N",
+        help="a shard is full at so many pictures (default: 1000, without --shard-bytes)",
+    )
+    parser.add_argument(
+        "--shard-bytes",
+        metavar="SIZE",
+        help="a shard is full at so many bytes of pictures (default: 268MB, without --shard-size)",
+    )
     parser.add_argument(
         "--force-new",
         action="store_true",

@@ -194,8 +194,7 @@ class JobRun:
         from v2flow_engine.offline.cluster import check_nodes, cluster_resources
 
         cluster, todo = cluster_resources(), self.job.survey.todo
-        if cluster.nodes > 1:
-            check_nodes()
+        check_nodes()
         if self.wishes.batch_invariant and not cluster.gpus:
             raise RequestError(
                 "--batch-invariant: vLLM has such kernels for GPUs alone, and this cluster has none; a run on CPUs "
