@@ -54,6 +54,9 @@ class Feed:
         self._batches: dict[int, tuple[bytes, int]] = {}
         self._stage: dict[int, str] = {}
         self._started: dict[tuple[int, str], float] = {}
+        self._begun: dict[
+            int, tuple[str, int]
+        ] = {}  # batch -> pool, times that it was begun there and not ended
         self._count = 0
         self._end: int | None = None
         self._news = asyncio.Event()
@@ -84,6 +87,7 @@ class Feed:
         """A batch is finished."""
         self._batches.pop(number, None)
         self._stage.pop(number, None)
+        self._begun.pop(number, None)
         for pool in ("tokens", "decoder"):  # a worker that died has not ended its part
             self._started.pop((number, pool), None)
 
@@ -92,9 +96,13 @@ class Feed:
         now = time.monotonic()
         pool = {"between": "tokens", "done": "decoder"}.get(stage, stage)
         self._workers[pool].add(worker)
+        begun_in, times = self._begun.get(number, (pool, 0))
         if stage == pool:
             self._started[number, pool] = now
+            self._begun[number] = pool, (times if begun_in == pool else 0) + 1
         else:
+            if begun_in == pool:
+                self._begun.pop(number, None)
             seconds, rows = (
                 now - self._started.pop((number, pool), now),
                 self._batches.get(number, (b"", 0))[1],
@@ -105,6 +113,10 @@ class Feed:
             self._state.tokens += tokens
         if number in self._batches:
             self._stage[number] = stage
+
+    async def begun_twice(self) -> list[int]:
+        """Unfinished batches whose worker died at work on them, and that were begun again."""
+        return [number for number, (_, times) in self._begun.items() if times > 1]
 
     async def state(self) -> FeedState:
         """As of now, batches under way included in `busy`."""
@@ -155,6 +167,13 @@ def feed_dataset(feed: ActorHandle) -> Dataset:
         scheduling_strategy=_here(),
         zero_copy_batch=True,
     )
+
+
+def note_begun(feed: ActorHandle, number: int, pool: str, worker: str) -> None:
+    """Tell the feed that a worker starts its part of a batch, and wait until it knows: the batch may be its death."""
+    import ray
+
+    ray.get(feed.note.remote(number, pool, worker))
 
 
 def worker_name() -> str:
