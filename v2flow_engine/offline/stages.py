@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from v2flow_engine.errors import EngineDeadError, V2FlowError
 from v2flow_engine.generation.image_request import ImageRequest
 from v2flow_engine.images import ImageMetadata, encode_image
+from v2flow_engine.offline.broken_device import is_broken_device
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,7 +76,8 @@ def make_images(
     image_format: str,
     model: dict[str, Any],
 ) -> list[FinishedImage]:
-    """visual_token_ids -> image files with metadata; rows that failed before pass through.
+    """visual_token_ids -> image files with metadata; rows that failed before pass through. Raises nothing but
+    `EngineDeadError`.
 
     Args:
         model: what names the model in every picture's metadata, beside its own parameters.
@@ -121,8 +123,8 @@ def batch_or_each(
 ) -> list[Value | Exception]:
     """`work` on all items at once; if that fails, on each alone, so that one bad item costs only itself.
 
-    An exception takes the place of the value of an item that fails alone. A dead engine is no item's fault
-    and is always raised.
+    An exception takes the place of the value of an item that fails alone. A dead engine is no item's fault and is
+    always raised, and a device that broke is one.
     """
     if not items:
         return []
@@ -131,6 +133,8 @@ def batch_or_each(
     except EngineDeadError:
         raise
     except Exception as error:
+        if is_broken_device(error):
+            raise EngineDeadError(f"the device broke: {describe_error(error)}") from error
         if len(items) == 1:
             return [error]
     return [value for item in items for value in batch_or_each(work, [item])]
