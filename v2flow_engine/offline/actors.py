@@ -113,8 +113,7 @@ class TokenActor(StageActor):
     def _make(self, number: int, data: bytes) -> bytes:
         requests: list[ImageRequest] = pickle.loads(data)
         results = make_tokens(self.folder, self.generator, requests)
-        tokens = sum(len(result.visual_token_ids) for result in results)
-        self.feed.note.remote(number, "between", self.worker, tokens)
+        self.feed.note.remote(number, "between", self.worker)
         return pickle.dumps(TokenBatch(requests, results))
 
 

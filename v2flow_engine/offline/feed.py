@@ -27,15 +27,13 @@ class FeedState:
     """A moment of the pipeline, as the feed saw it.
 
     queues: unfinished pictures in each of `STAGES`. busy, rows: seconds that each pool has worked since the start, and
-    pictures; first: those of its first batch. workers: processes that have worked, by pool. tokens: visual tokens so
-    far, retries included.
+    pictures; first: those of its first batch. workers: processes that have worked, by pool.
     """
 
     queues: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
     busy: dict[str, float] = field(default_factory=lambda: {"tokens": 0.0, "decoder": 0.0})
     rows: dict[str, int] = field(default_factory=lambda: {"tokens": 0, "decoder": 0})
     workers: dict[str, int] = field(default_factory=lambda: {"tokens": 0, "decoder": 0})
-    tokens: int = 0
     first: dict[str, tuple[float, int]] = field(default_factory=dict)
 
     def seconds_per_picture(self, pool: str) -> float:
@@ -91,7 +89,7 @@ class Feed:
         for pool in ("tokens", "decoder"):  # a worker that died has not ended its part
             self._started.pop((number, pool), None)
 
-    async def note(self, number: int, stage: str, worker: str, tokens: int = 0) -> None:
+    async def note(self, number: int, stage: str, worker: str) -> None:
         """A worker starts ("tokens", "decoder") or ends ("between", "done") its part of a batch."""
         now = time.monotonic()
         pool = {"between": "tokens", "done": "decoder"}.get(stage, stage)
@@ -110,7 +108,6 @@ class Feed:
             self._state.first.setdefault(pool, (seconds, rows))
             self._state.busy[pool] += seconds
             self._state.rows[pool] += rows
-            self._state.tokens += tokens
         if number in self._batches:
             self._stage[number] = stage
 
@@ -129,7 +126,7 @@ class Feed:
         for (_, pool), started in self._started.items():
             busy[pool] += now - started
         workers = {pool: len(names) for pool, names in self._workers.items()}
-        return FeedState(queues, busy, dict(state.rows), workers, state.tokens, dict(state.first))
+        return FeedState(queues, busy, dict(state.rows), workers, dict(state.first))
 
     def _wake(self) -> None:
         self._news.set()

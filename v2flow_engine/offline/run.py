@@ -86,7 +86,7 @@ class JobRun:
                         continue  # was there already, and made again for its batch's sake
                     self.sink.write(picture, finished)
                     if not finished.error:
-                        self.metrics.advance(len(finished.image))
+                        self.metrics.advance(len(finished.image), finished.tokens)
                     self._check_errors()
             except KeyboardInterrupt:
                 self.stopped = "interrupted"

@@ -41,7 +41,7 @@ class TokenResult:
 class FinishedImage:
     """An image file's bytes, or why there are none.
 
-    seconds: shares of both stages' batches, added; timings: apart, as "tokens" and "decoder".
+    seconds: shares of both stages' batches, added; timings: apart, as "tokens" and "decoder". tokens: visual ones.
     """
 
     index: int
@@ -49,6 +49,7 @@ class FinishedImage:
     error: str
     seconds: float
     timings: dict[str, float] = field(default_factory=dict)
+    tokens: int = 0
 
 
 def make_tokens(
@@ -113,7 +114,8 @@ def _finished(
 ) -> FinishedImage:
     if isinstance(image, bytes):
         timings = {"tokens": token.seconds, "decoder": share}
-        return FinishedImage(request.index, image, "", token.seconds + share, timings)
+        count = len(token.visual_token_ids)
+        return FinishedImage(request.index, image, "", token.seconds + share, timings, count)
     error = token.error if image is None else describe_error(image)
     return FinishedImage(request.index, b"", error, token.seconds)
 
