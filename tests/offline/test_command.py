@@ -31,6 +31,7 @@ def test_a_few_pictures_are_made_here_and_not_again(
         ("a cat", 5), ("a cat", 6), ("a dog", 7), ("a dog", 8),
     ]  # fmt: skip
     assert lines[0]["parameters"]["flow_steps"] == 2
+    assert json.loads((out / "metrics.json").read_text())["history"][-1]["tokens"] == 4 * 16
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "4 images in this process: Ray Data starts from 8 on"
     assert re.fullmatch(rf"4 images in [\d.]+ s, [\d.]+ images/s; see {out}/index\.html", said[-1])

@@ -74,27 +74,38 @@ def test_rows_that_are_bad_from_the_start_keep_the_job_from_starting(
 def test_more_errors_than_allowed_stop_the_job_and_keep_the_rest(
     tmp_path: Path, argv: list[str], drawn: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Errors of the engine and of prompts that turn out to be too long count alike."""
+    """Errors of the engine and of prompts that turn out to be too long count alike, a row once for all its pictures."""
     out = tmp_path / "out"
     good = [{"prompt": f"cat {number}"} for number in range(4)]
-    write_rows(
-        tmp_path / "rows.jsonl", *good[:2], {"prompt": "bad", "n": 2}, good[2], {"prompt": TOO_LONG}, good[3]
-    )
+    bad = [{"prompt": "bad", "n": 2}, good[2], {"prompt": TOO_LONG, "n": 2}]
+    write_rows(tmp_path / "rows.jsonl", *good[:2], *bad, good[3])
     drawn(failing="bad")
-    assert main([*argv, "--max-errors", "2"]) == 1
+    assert main([*argv, "--max-errors", "1"]) == 1
     assert (
-        "stopped: more than --max-errors 2 rows failed; 2 images of 7 kept, run it again"
+        "stopped: more than --max-errors 1 rows failed; 2 images of 8 kept, run it again"
         in capsys.readouterr().err
     )
     first = files(out)
     assert len(first) == len(lines(out / "manifest.jsonl")) == 2
-    assert len(lines(out / "errors.jsonl")) == 3
+    assert {line["row"] for line in lines(out / "errors.jsonl")} == {3, 5}
     assert json.loads((out / "metrics.json").read_text())["stopped"].startswith("stopped: more than")
 
-    assert main([*argv, "--max-errors", "3"]) == 1  # as many as allowed
-    assert "3 images failed, the first: " in capsys.readouterr().err
-    assert len(lines(out / "manifest.jsonl")) == 4
+    assert main([*argv, "--max-errors", "2"]) == 1  # as many as allowed
+    assert "4 images failed, the first: " in capsys.readouterr().err
+    assert len(lines(out / "errors.jsonl")) == len(lines(out / "manifest.jsonl")) == 4
     assert first.items() <= files(out).items()
+
+
+def test_a_row_that_is_bad_in_all_its_pictures_is_one_row(
+    tmp_path: Path, argv: list[str], drawn: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also before the job starts."""
+    write_rows(tmp_path / "rows.jsonl", {"prompt": TOO_LONG, "n": 5}, {"prompt": "a cat"})
+    drawn()
+    assert main([*argv, "--max-errors", "1"]) == 1
+    assert "5 images failed" in capsys.readouterr().err
+    assert main([*argv, "--out", str(tmp_path / "none"), "--max-errors", "0"]) == 2
+    assert "1 of 2 rows can't be made, more than --max-errors 0" in capsys.readouterr().err
 
 
 def test_a_full_disk_ends_the_job_in_one_line(

@@ -14,12 +14,14 @@ import pickle
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import ray
+import torch
 from PIL import Image
 
 from benchmarks.processes import started_by
@@ -27,11 +29,12 @@ from tests.offline.folder import check_folder
 from tests.offline.rows import TOO_LONG, write_rows
 from v2flow_engine.checkpoint import ModelFolder, open_model
 from v2flow_engine.cli import main
-from v2flow_engine.errors import DataError, ModelFolderError
+from v2flow_engine.errors import DataError, EngineDeadError, ModelFolderError
 from v2flow_engine.generation.image_request import ImageRequest, plan_requests
 from v2flow_engine.generation.parameters import GenerationParameters
 from v2flow_engine.offline import command, job
 from v2flow_engine.offline.actors import ActorConfig, DecoderActor, TokenActor
+from v2flow_engine.offline.feed import worker_name
 from v2flow_engine.offline.job import RayRun
 from v2flow_engine.offline.prepare import GenerateJob, check
 from v2flow_engine.offline.single_process import run_here
@@ -140,8 +143,9 @@ def test_a_job_on_ray_keeps_what_came_before_its_source_vanished_and_goes_on(
 class Late:
     """An actor that loads its model when it first needs it: many of them die before."""
 
-    def __init__(self, *arguments: Any) -> None:
-        self.arguments: tuple[Any, ...] | None = arguments
+    def __init__(self, config: ActorConfig, feed: Any) -> None:
+        self.arguments: tuple[Any, ...] | None = (config, feed)
+        self.feed, self.worker = feed, worker_name()
 
     def _make(self, number: int, data: bytes) -> bytes:
         if self.arguments is not None:
@@ -174,6 +178,84 @@ def test_a_row_that_kills_its_worker_costs_itself_alone(
     assert sorted(finished) == [0, 1, 2]
     assert [bool(finished[index].error) for index in range(3)] == [True, False, False]
     assert "lost: its worker died 2 times with it alone" in finished[0].error
+
+
+@pytest.mark.slow
+def test_more_rows_that_kill_than_a_pass_may_lose_cost_themselves_alone(
+    folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One in each of five batches: the pipeline breaks before any picture is there."""
+    monkeypatch.setattr(job, "TokenActor", Poisoned)
+    monkeypatch.setattr(job, "DecoderActor", LateDecoder)
+    prompts = [*["poison", "a cat"] * 5, "a dog", "an owl"]
+    requests = plan_requests(prompts, GenerationParameters.resolve(folder), seed=1)
+    run = run_for(folder)
+    finished = list(run.images(iter(requests), replace(SMALL, rows_per_batch=2)))
+    assert {f.index: bool(f.error) for f in finished} == dict(enumerate(p == "poison" for p in prompts))
+    assert len(finished) == len(prompts)
+    assert run.outstanding == {}
+
+
+class Dead(Late, TokenActor):
+    """Ends its process whatever it is given."""
+
+    def _make(self, number: int, data: bytes) -> bytes:
+        os._exit(1)
+
+
+@pytest.mark.slow
+def test_workers_that_die_at_every_batch_end_the_job_without_errors_of_rows(
+    folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "TokenActor", Dead)
+    monkeypatch.setattr(job, "DecoderActor", LateDecoder)
+    said: list[str] = []
+    run = run_for(folder)
+    run.say = said.append
+    finished = []
+    with pytest.raises(EngineDeadError):
+        finished.extend(run.images(requests_for(folder, ["a cat"] * 10), SMALL))
+    assert finished == []
+    assert len(said) <= 4
+
+
+def test_a_feed_that_dies_is_a_pipeline_that_broke(folder: ModelFolder) -> None:
+    said: list[str] = []
+    run = run_for(folder)
+    run.say = said.append
+    requests = requests_for(folder, ["a cat"] * 20)  # more than are fed at once
+    finished = []
+    for each in run.images(iter(requests), SMALL):
+        finished.append(each)
+        if len(finished) == 1:
+            ray.kill(run._feed)
+    assert sorted(f.index for f in finished) == list(range(80))
+    assert not any(f.error for f in finished)
+    assert "the pipeline broke" in said[0]
+
+
+def test_a_decoder_that_lost_its_device_is_replaced_and_its_rows_are_made(
+    folder: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marker = tmp_path / "broken"
+
+    class Unlucky(DecoderActor):
+        """The first one's device breaks at the first batch, and stays so."""
+
+        def _make(self, number: int, data: bytes) -> bytes:
+            if not marker.exists():
+                marker.touch()
+                self.decoder.step = self.decoder.decode = broken
+            return super()._make(number, data)
+
+    def broken(*arguments: Any) -> Any:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(job, "DecoderActor", Unlucky)
+    finished = list(run_for(folder).images(requests_for(folder, PROMPTS), SMALL))
+    assert marker.exists()
+    assert sorted(f.index for f in finished) == list(range(12))
+    assert not any(f.error for f in finished)
 
 
 def test_what_an_actor_finds_wrong_with_the_model_is_told_as_such(folder: ModelFolder) -> None:

@@ -41,6 +41,23 @@ def test_threads_are_those_of_one_machine() -> None:
     assert plan(5000, Cluster(64, 4)).threads == 0
 
 
+@given(
+    st.tuples(st.integers(1, 5000), st.integers(1, 5000)),
+    st.integers(1, 64),
+    st.integers(1, 4),
+    WISH,
+    WISH,
+)
+def test_threads_do_not_follow_from_what_is_left_to_do(
+    rows: tuple[int, int], each: int, nodes: int, tokens: int | None, decoders: int | None
+) -> None:
+    """A picture of a job that goes on, or that is made after the ratio was measured, has the same bytes."""
+    cluster = Cluster(nodes * each, nodes=nodes, node_cpus=each)
+    first, later = (plan(left, cluster, tokens, decoders) for left in rows)
+    assert first.threads == later.threads
+    assert plan(rows[0], cluster).threads == calibrated(rows[1], cluster, 0.3, 0.1).threads
+
+
 def test_wishes_are_granted_where_there_is_work() -> None:
     sizing = plan(5000, Cluster(8), 3, 2)
     assert (sizing.token_actors, sizing.decoder_actors) == (3, 2)

@@ -11,14 +11,14 @@ import pickle
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from v2flow_engine.errors import EngineDeadError
 from v2flow_engine.generation.batch_invariance import use_batch_invariant_kernels
 from v2flow_engine.generation.image_request import ImageRequest
-from v2flow_engine.offline.feed import worker_name
+from v2flow_engine.offline.feed import note_begun, worker_name
 from v2flow_engine.offline.stages import FinishedImage, TokenResult, make_images, make_tokens
 
 if TYPE_CHECKING:
@@ -56,8 +56,41 @@ class TokenBatch:
     results: Sequence[TokenResult]
 
 
-class TokenActor:
+class StageActor:
+    """What both stages do with a row: note that it is begun, make it, and end with a broken engine or device."""
+
+    pool: ClassVar[str]
+    feed: ActorHandle
+    worker: str
+
+    def __call__(self, rows: Rows) -> Rows:
+        """A row for each that comes in; of one that is finished already, an empty one."""
+        made = [
+            self._begin(int(number), bytes(data)) if len(data) else b""
+            for number, data in zip(rows["number"], rows["batch"], strict=True)
+        ]
+        column = np.empty(len(made), dtype=object)
+        column[:] = made
+        return {"number": rows["number"], "batch": column}
+
+    def _begin(self, number: int, data: bytes) -> bytes:
+        note_begun(self.feed, number, self.pool, self.worker)
+        try:
+            return self._make(number, data)
+        except EngineDeadError as error:
+            # Ray restarts a process that ends and hands it the batch again; a dead engine inside would fail
+            # for ever.
+            print(f"the engine is dead, ending this actor: {error}", file=sys.stderr, flush=True)
+            os._exit(DEAD_ENGINE_STATUS)
+
+    def _make(self, number: int, data: bytes) -> bytes:
+        raise NotImplementedError
+
+
+class TokenActor(StageActor):
     """Batches of requests -> `TokenBatch`es."""
+
+    pool = "tokens"
 
     def __init__(self, config: ActorConfig, feed: ActorHandle) -> None:
         # The actor is a process of its own already; a second one for the engine would only start slower.
@@ -77,27 +110,17 @@ class TokenActor:
             self.folder, dtype=config.dtype, guided=config.guided, engine_args=engine_args
         )
 
-    def __call__(self, rows: Rows) -> Rows:
-        """A row for each that comes in; of one that is finished already, an empty one."""
-        return _mapped(rows, self._make)
-
     def _make(self, number: int, data: bytes) -> bytes:
         requests: list[ImageRequest] = pickle.loads(data)
-        self.feed.note.remote(number, "tokens", self.worker)
-        try:
-            results = make_tokens(self.folder, self.generator, requests)
-        except EngineDeadError as error:
-            # Ray restarts a process that ends and hands it the batch again; a dead engine inside would fail
-            # for ever.
-            print(f"the engine is dead, ending this actor: {error}", file=sys.stderr, flush=True)
-            os._exit(DEAD_ENGINE_STATUS)
-        tokens = sum(len(result.visual_token_ids) for result in results)
-        self.feed.note.remote(number, "between", self.worker, tokens)
+        results = make_tokens(self.folder, self.generator, requests)
+        self.feed.note.remote(number, "between", self.worker)
         return pickle.dumps(TokenBatch(requests, results))
 
 
-class DecoderActor:
+class DecoderActor(StageActor):
     """`TokenBatch`es -> lists of `FinishedImage`s."""
+
+    pool = "decoder"
 
     def __init__(self, config: ActorConfig, feed: ActorHandle) -> None:
         from v2flow_engine.decoding.load import load_decoder
@@ -110,13 +133,8 @@ class DecoderActor:
             self.folder, device=config.device, dtype=decoder_dtype(config.dtype, config.device)
         )
 
-    def __call__(self, rows: Rows) -> Rows:
-        """A row for each that comes in; of one that is finished already, an empty one."""
-        return _mapped(rows, self._make)
-
     def _make(self, number: int, data: bytes) -> bytes:
         batch: TokenBatch = pickle.loads(data)
-        self.feed.note.remote(number, "decoder", self.worker)
         size = 1 if self.config.batch_invariant else len(batch.requests)
         finished = [
             image
@@ -137,13 +155,3 @@ class DecoderActor:
 def finished_images(data: bytes) -> list[FinishedImage]:
     """The content of a row that left the last stage."""
     return pickle.loads(data) if data else []
-
-
-def _mapped(rows: Rows, make: Any) -> Rows:
-    made = [
-        make(int(n), bytes(data)) if len(data) else b""
-        for n, data in zip(rows["number"], rows["batch"], strict=True)
-    ]
-    column = np.empty(len(made), dtype=object)
-    column[:] = made
-    return {"number": rows["number"], "batch": column}

@@ -88,7 +88,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         "--max-errors",
         type=int,
         metavar="N",
-        help="stop when more rows than this can't be made (default: never)",
+        help="stop when more rows than this can't be made, whole or in part (default: never)",
     )
 
 

@@ -27,15 +27,13 @@ class FeedState:
     """A moment of the pipeline, as the feed saw it.
 
     queues: unfinished pictures in each of `STAGES`. busy, rows: seconds that each pool has worked since the start, and
-    pictures; first: those of its first batch. workers: processes that have worked, by pool. tokens: visual tokens so
-    far, retries included.
+    pictures; first: those of its first batch. workers: processes that have worked, by pool.
     """
 
     queues: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
     busy: dict[str, float] = field(default_factory=lambda: {"tokens": 0.0, "decoder": 0.0})
     rows: dict[str, int] = field(default_factory=lambda: {"tokens": 0, "decoder": 0})
     workers: dict[str, int] = field(default_factory=lambda: {"tokens": 0, "decoder": 0})
-    tokens: int = 0
     first: dict[str, tuple[float, int]] = field(default_factory=dict)
 
     def seconds_per_picture(self, pool: str) -> float:
@@ -54,6 +52,9 @@ class Feed:
         self._batches: dict[int, tuple[bytes, int]] = {}
         self._stage: dict[int, str] = {}
         self._started: dict[tuple[int, str], float] = {}
+        self._begun: dict[
+            int, tuple[str, int]
+        ] = {}  # batch -> pool, times that it was begun there and not ended
         self._count = 0
         self._end: int | None = None
         self._news = asyncio.Event()
@@ -84,17 +85,22 @@ class Feed:
         """A batch is finished."""
         self._batches.pop(number, None)
         self._stage.pop(number, None)
+        self._begun.pop(number, None)
         for pool in ("tokens", "decoder"):  # a worker that died has not ended its part
             self._started.pop((number, pool), None)
 
-    async def note(self, number: int, stage: str, worker: str, tokens: int = 0) -> None:
+    async def note(self, number: int, stage: str, worker: str) -> None:
         """A worker starts ("tokens", "decoder") or ends ("between", "done") its part of a batch."""
         now = time.monotonic()
         pool = {"between": "tokens", "done": "decoder"}.get(stage, stage)
         self._workers[pool].add(worker)
+        begun_in, times = self._begun.get(number, (pool, 0))
         if stage == pool:
             self._started[number, pool] = now
+            self._begun[number] = pool, (times if begun_in == pool else 0) + 1
         else:
+            if begun_in == pool:
+                self._begun.pop(number, None)
             seconds, rows = (
                 now - self._started.pop((number, pool), now),
                 self._batches.get(number, (b"", 0))[1],
@@ -102,9 +108,12 @@ class Feed:
             self._state.first.setdefault(pool, (seconds, rows))
             self._state.busy[pool] += seconds
             self._state.rows[pool] += rows
-            self._state.tokens += tokens
         if number in self._batches:
             self._stage[number] = stage
+
+    async def begun_twice(self) -> list[int]:
+        """Unfinished batches whose worker died at work on them, and that were begun again."""
+        return [number for number, (_, times) in self._begun.items() if times > 1]
 
     async def state(self) -> FeedState:
         """As of now, batches under way included in `busy`."""
@@ -117,7 +126,7 @@ class Feed:
         for (_, pool), started in self._started.items():
             busy[pool] += now - started
         workers = {pool: len(names) for pool, names in self._workers.items()}
-        return FeedState(queues, busy, dict(state.rows), workers, state.tokens, dict(state.first))
+        return FeedState(queues, busy, dict(state.rows), workers, dict(state.first))
 
     def _wake(self) -> None:
         self._news.set()
@@ -155,6 +164,13 @@ def feed_dataset(feed: ActorHandle) -> Dataset:
         scheduling_strategy=_here(),
         zero_copy_batch=True,
     )
+
+
+def note_begun(feed: ActorHandle, number: int, pool: str, worker: str) -> None:
+    """Tell the feed that a worker starts its part of a batch, and wait until it knows: the batch may be its death."""
+    import ray
+
+    ray.get(feed.note.remote(number, pool, worker))
 
 
 def worker_name() -> str:

@@ -1,16 +1,13 @@
 """Requests -> finished images through Ray Data: feed, token actors, decoder actors, an iterator here.
 
 The pools, placement and retries are Ray's. Every request comes out once, as a picture or with an error, whatever
-dies meanwhile: what a pass over the pipeline loses is fed again, a batch that was lost picture by picture, so that the
-one that kills its worker is found. In memory are the requests that are under way, and no others.
+dies meanwhile: what a pass over the pipeline loses is fed again, as `backlog` says. In memory are the requests that are
+under way, and no others.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
-import pickle
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -20,10 +17,12 @@ from v2flow_engine import errors
 from v2flow_engine.errors import EngineDeadError
 from v2flow_engine.generation.image_request import ImageRequest
 from v2flow_engine.offline.actors import ActorConfig, DecoderActor, TokenActor, finished_images
+from v2flow_engine.offline.backlog import Backlog
 from v2flow_engine.offline.batches import by_size
 from v2flow_engine.offline.feed import FeedState, feed_dataset, start_feed
 from v2flow_engine.offline.sizing import Sizing
 from v2flow_engine.offline.stages import FinishedImage, describe_error
+from v2flow_engine.offline.supply import Supply
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -31,10 +30,9 @@ if TYPE_CHECKING:
 # A batch whose worker dies is given to another one this many times; then it counts as lost. Ray's default is for ever,
 # so that a batch that needs more memory than there is would never end.
 MAX_RETRIES = 1
-# More than these in one pass, and it is not the batches' fault; of batches of one picture, not the pictures'.
+# With more than these the pass ends: what was lost is looked into before the rest goes on.
 MAX_LOST_BATCHES = 4
-MAX_LOST_ALONE = 32
-# Passes that end in an error without having finished a picture.
+# Passes of which nothing came out, one after the other: then it is not the rows' fault.
 MAX_IDLE_PASSES = 2
 BATCHES_PER_ACTOR = 3  # one under way, one with the actor, one on its way
 
@@ -52,7 +50,8 @@ class RayRun:
     outstanding: dict[int, ImageRequest] = field(default_factory=dict)
     last_state: FeedState = field(default_factory=FeedState)
     _feed: Any = None
-    _finished: int = 0
+    _worked: bool = False  # whether anything came out of the last pass
+    _begun_twice: frozenset[int] = frozenset()
 
     def images(self, requests: Iterable[ImageRequest], sizing: Sizing) -> Iterator[FinishedImage]:
         """`images_of` batches as `by_size` makes them."""
@@ -62,32 +61,35 @@ class RayRun:
         """Yield every picture as it is finished, in no particular order.
 
         Whatever `batches` raises is raised here, when all that came before is finished. Raises `EngineDeadError` if
-        the actors cannot start, or die again and again without a finished picture.
+        the actors cannot start, or die again and again with whatever they are given.
         """
-        alone, idle = False, 0
-        while True:
-            before = self._finished
-            supply = _Supply(batches, self.outstanding, sizing)
+        backlog, idle = Backlog(batches, self.outstanding), 0
+        actors = sizing.token_actors + sizing.decoder_actors
+        # Lost batches stay unfinished, and must not keep the others from being fed.
+        limit = (BATCHES_PER_ACTOR * actors + MAX_LOST_BATCHES) * sizing.rows_per_batch
+        while not backlog.over():
+            broken: EngineDeadError | None = None
+            alone, supply = backlog.suspects > 0, Supply(backlog.batches(), limit)
             try:
-                yield from self._pass(supply, sizing, alone)
+                yield from self._pass(backlog, supply, sizing, alone)
             except EngineDeadError as error:
-                idle = 0 if self._finished > before else idle + 1
-                if idle >= MAX_IDLE_PASSES:
-                    raise
-                self.say(f"the pipeline broke ({error}); starting it again")
-                # Whole batches in their order: the same ones come out.
-                again = by_size(list(self.outstanding.values()), 1 if alone else sizing.rows_per_batch)
-                batches = itertools.chain(again, supply.rest())
-                continue
-            if supply.error is not None:
-                raise supply.error
-            if not self.outstanding:
-                return
-            if alone:
-                yield from self._give_up()
-                return
-            self.say(f"{len(self.outstanding)} images were lost with their workers; making them one by one")
-            batches, alone = by_size(list(self.outstanding.values()), 1), True
+                broken = error
+            given_up = backlog.settle(
+                supply.unfinished, self._begun_twice, worked=self._worked, broken=broken is not None
+            )
+            if self._worked or given_up:
+                idle = 0
+            elif broken or alone:
+                idle += 1
+            if idle >= MAX_IDLE_PASSES:
+                raise broken or EngineDeadError("the workers die with whatever they are given")
+            yield from self._give_up(given_up)
+            if broken:
+                self.say(f"the pipeline broke ({broken}); starting it again")
+            if backlog.suspects:
+                self.say(f"{backlog.suspects} images were lost with their workers; making them one by one")
+        if backlog.error is not None:
+            raise backlog.error
 
     def state(self) -> FeedState:
         """The pipeline as it is now, or as it was when it could last be asked."""
@@ -99,95 +101,43 @@ class RayRun:
                 self.last_state = ray.get(feed.state.remote(), timeout=5)
         return self.last_state
 
-    def _pass(self, supply: _Supply, sizing: Sizing, alone: bool) -> Iterator[FinishedImage]:
+    def _pass(self, backlog: Backlog, supply: Supply, sizing: Sizing, alone: bool) -> Iterator[FinishedImage]:
         """One Ray Data pipeline, until the supply ends or it breaks."""
         import ray
 
-        with _data_context(MAX_LOST_ALONE if alone else MAX_LOST_BATCHES), _as_dead_engine():
+        self._worked, self._begun_twice = False, frozenset()
+        with _data_context(), _as_dead_engine():
             feed = self._feed = start_feed()
             dataset = build_dataset(feed, self.config, sizing, alone=alone)
             try:
                 with supply.to(feed), contextlib.closing(_rows(dataset)) as rows:
                     for number, data in rows:
+                        self._worked |= bool(data)
                         for finished in finished_images(data):
-                            if self.outstanding.pop(finished.index, None) is not None:
-                                self._finished += 1
-                                yield finished
+                            request = self.outstanding.pop(finished.index, None)
+                            if request is None:
+                                continue
+                            if not finished.error:
+                                backlog.made(request)
+                            yield finished
                         feed.drop.remote(number)
                         supply.finished(number)
+                if supply.error is not None:
+                    raise supply.error
+                ray.get(feed.state.remote())  # a feed that died looks like a few lost batches
             finally:
                 self.state()
+                with contextlib.suppress(ray.exceptions.RayError):
+                    self._begun_twice = frozenset(ray.get(feed.begun_twice.remote(), timeout=30))
                 self._feed = None
                 ray.kill(feed)
 
-    def _give_up(self) -> Iterator[FinishedImage]:
+    def _give_up(self, requests: Iterable[ImageRequest]) -> Iterator[FinishedImage]:
         error = f"lost: its worker died {MAX_RETRIES + 1} times with it alone"
         error += f"; see {self.logs}" if self.logs else ""
-        for index in sorted(self.outstanding):
-            del self.outstanding[index]
-            yield FinishedImage(index, b"", error, 0.0)
-
-
-class _Supply:
-    """Feeds batches in a thread, never more at once than the pools need. See `RayRun.images`."""
-
-    def __init__(
-        self, batches: Iterator[list[ImageRequest]], outstanding: dict[int, ImageRequest], sizing: Sizing
-    ) -> None:
-        self.batches = batches
-        self.outstanding = outstanding
-        actors = sizing.token_actors + sizing.decoder_actors
-        # Lost batches stay outstanding, and must not keep the others from being fed.
-        self.limit = (BATCHES_PER_ACTOR * actors + MAX_LOST_BATCHES) * sizing.rows_per_batch
-        self.error: BaseException | None = None
-        self._under_way: dict[int, int] = {}  # batch -> pictures
-        self._news = threading.Condition()
-        self._stopped = False
-
-    @contextlib.contextmanager
-    def to(self, feed: Any) -> Iterator[None]:
-        """Feed an actor while the block runs."""
-        thread = threading.Thread(target=self._run, args=(feed,), name="feed", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            with self._news:
-                self._stopped = True
-                self._news.notify()
-            thread.join()
-
-    def finished(self, number: int) -> None:
-        """A batch is: there may be room."""
-        with self._news:
-            self._under_way.pop(number, None)
-            self._news.notify()
-
-    def rest(self) -> Iterator[list[ImageRequest]]:
-        """What was not fed."""
-        if self.error is not None:
-            raise self.error
-        yield from self.batches
-
-    def _run(self, feed: Any) -> None:
-        import ray
-
-        number = 0
-        try:
-            while self._wait_for_room() and (batch := next(self.batches, None)) is not None:
-                self.outstanding.update({request.index: request for request in batch})
-                with self._news:
-                    self._under_way[number] = len(batch)
-                ray.get(feed.put.remote(number, pickle.dumps(batch), len(batch)))  # in this order
-                number += 1
-        except BaseException as error:
-            self.error = error
-        feed.end.remote(number)
-
-    def _wait_for_room(self) -> bool:
-        with self._news:
-            self._news.wait_for(lambda: self._stopped or sum(self._under_way.values()) < self.limit)
-            return not self._stopped
+        for request in requests:
+            del self.outstanding[request.index]
+            yield FinishedImage(request.index, b"", error, 0.0)
 
 
 def build_dataset(feed: Any, config: ActorConfig, sizing: Sizing, *, alone: bool = False) -> Dataset:
@@ -227,7 +177,7 @@ def _rows(dataset: Dataset) -> Iterator[tuple[int, bytes]]:
 
 
 @contextlib.contextmanager
-def _data_context(max_lost: int) -> Iterator[None]:
+def _data_context() -> Iterator[None]:
     """Ray Data's settings for a job: quiet, a lost batch costs its rows alone, a row leaves a stage at once."""
     import logging
 
@@ -237,7 +187,7 @@ def _data_context(max_lost: int) -> Iterator[None]:
     wanted = {
         "enable_progress_bars": False,
         "print_on_execution_start": False,
-        "max_errored_blocks": max_lost,
+        "max_errored_blocks": MAX_LOST_BATCHES,
         "target_max_block_size": 1,
     }
     before = {name: getattr(context, name) for name in wanted}

@@ -23,7 +23,9 @@ RATE_SECONDS = 30.0  # the time over which the current rate is measured
 
 @dataclass(frozen=True)
 class Sample:
-    """A moment: seconds since the start, pictures made and failed by this run, queues, utilisation of both pools."""
+    """A moment: seconds since the start, pictures made and failed by this run, visual tokens of those that were made,
+    queues, utilisation of both pools.
+    """
 
     seconds: float
     made: int
@@ -47,6 +49,7 @@ class Metrics:
     state: Callable[[], FeedState] = FeedState
     made: int = 0
     failed: int = 0
+    tokens: int = 0
     image_bytes: int = 0
     notes: list[str] = field(default_factory=list)
     earlier: list[dict[str, Any]] = field(default_factory=list)
@@ -71,12 +74,13 @@ class Metrics:
         """Pictures accounted for: finished before, made, failed."""
         return self.before + self.made + self.failed
 
-    def advance(self, size: int) -> None:
+    def advance(self, size: int, tokens: int = 0) -> None:
         """One more picture is finished; `size` in bytes."""
         if self.first_picture is None:
             self.first_picture = self.seconds
         self.made += 1
         self.image_bytes += size
+        self.tokens += tokens
 
     def sample(self) -> Sample:
         """Measure, and remember."""
@@ -84,7 +88,7 @@ class Metrics:
         now = self.seconds
         busy = dict(state.busy)
         sample = Sample(
-            now, self.made, self.failed, state.tokens, dict(state.queues), self._utilisation(now, busy)
+            now, self.made, self.failed, self.tokens, dict(state.queues), self._utilisation(now, busy)
         )
         self._busy.append((now, busy))
         self._recent.append(sample)
@@ -118,7 +122,7 @@ class Metrics:
             return 0.0, 0.0
         first, last = self._recent[0], self._recent[-1]
         seconds = max(last.seconds - first.seconds, 1e-9)
-        return (last.made - first.made) / seconds, max(0, last.tokens - first.tokens) / seconds
+        return (last.made - first.made) / seconds, (last.tokens - first.tokens) / seconds
 
     def seconds_left(self) -> float | None:
         """At the current rate; None while there is none."""

@@ -109,7 +109,8 @@ class Survey:
     """A job's input, read once before anything is created.
 
     pictures: how many it stands for, bad rows' included. todo: of them not finished. changed: finished ones that
-    would now come out otherwise. bad: rows that can't be planned, and bad_pictures: what they stand for.
+    would now come out otherwise. bad: rows that can't be planned, bad_pictures: what they stand for, and
+    last_bad: the number of the last one.
     """
 
     pictures: int = 0
@@ -117,6 +118,7 @@ class Survey:
     todo: int = 0
     bad: int = 0
     bad_pictures: int = 0
+    last_bad: int = 0
     first_bad: BadRow | None = None
     first_good: Picture | None = None
     first_changed: Picture | None = None
@@ -156,7 +158,8 @@ class Survey:
         self.todo += 1
 
     def _note_bad(self, row: BadRow) -> None:
-        self.bad += 1
+        if row.row.number != self.last_bad:  # each picture of a row may be told
+            self.bad, self.last_bad = self.bad + 1, row.row.number
         self.first_bad = self.first_bad or row
 
 

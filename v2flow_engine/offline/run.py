@@ -86,7 +86,7 @@ class JobRun:
                         continue  # was there already, and made again for its batch's sake
                     self.sink.write(picture, finished)
                     if not finished.error:
-                        self.metrics.advance(len(finished.image))
+                        self.metrics.advance(len(finished.image), finished.tokens)
                     self._check_errors()
             except KeyboardInterrupt:
                 self.stopped = "interrupted"
@@ -206,18 +206,19 @@ class JobRun:
         self.sink.keep_rows_per_batch(rows)
         size, batches = replace(size, rows_per_batch=rows), batches or self._batches(rows)
         if sizing.wants_calibration(todo, cluster, *wanted):
-            size = yield from self._calibrate(batches, rows, table, logs, cluster)
+            size = yield from self._calibrate(batches, size, table, logs, cluster)
         yield from self._run_on_ray(size, table, logs).images_of(batches, size)
 
     def _calibrate(
-        self, batches: Batches, rows: int, table: LiveTable, logs: str, cluster: Cluster
+        self, batches: Batches, planned: Sizing, table: LiveTable, logs: str, cluster: Cluster
     ) -> Iterator[FinishedImage]:
         """Make the first pictures with one actor of each kind, and share the cluster by what each of them took."""
         from v2flow_engine.offline import sizing
 
-        todo = self.job.survey.todo
+        todo, rows = self.job.survey.todo, planned.rows_per_batch
         count = max(1, sizing.CALIBRATION_BATCHES * sizing.MAX_BATCH // rows)
-        single = replace(sizing.plan(todo, cluster, 1, 1), rows_per_batch=rows)
+        # With as many threads as the others will have: so the pictures are the same, and the times hold.
+        single = replace(planned, token_actors=1, decoder_actors=1)
         table.say(f"calibrating on the first {count * rows} images, one actor of each kind")
         run = self._run_on_ray(single, table, logs)
         yield from run.images_of(itertools.islice(batches, count), single)

@@ -102,7 +102,9 @@ class Sink:
         self.model = model
         self.flat = pictures <= FLAT_UP_TO
         self.written = 0
-        self.failed_rows = 0
+        self._failed_rows = (
+            KeySet()
+        )  # their numbers: pictures of a row fail one after the other, or batches apart
         self.failed_pictures = 0
         self.first_error = ""
         self.finished = self._open(changed)
@@ -130,6 +132,11 @@ class Sink:
     def kept(self) -> int:
         """Finished pictures in the folder; those of a shard that grows do not count yet."""
         return len(self.finished) + self.written - len(self._waiting)
+
+    @property
+    def failed_rows(self) -> int:
+        """Rows of which a picture or all of them could not be made."""
+        return len(self._failed_rows)
 
     def keep_rows_per_batch(self, rows: int) -> None:
         """Note how large the batches of this job are, so that a run that goes on makes the same ones."""
@@ -163,7 +170,7 @@ class Sink:
                 self._errors = (self.directory / ERRORS).open("a", encoding="utf-8")
             self._errors.write(json.dumps(line, default=str) + "\n")
             self._errors.flush()
-            self.failed_rows += 1
+            self._failed_rows.add(bad.row.number)
             self.failed_pictures += bad.count
             self.first_error = self.first_error or bad.reason
 

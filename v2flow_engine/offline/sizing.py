@@ -56,19 +56,20 @@ def plan(
         rows: pictures to make.
         token_actors, decoder_actors: the user's wishes; None for half of the cluster's places each.
 
-    No pool is larger than the number of its batches.
+    No pool is larger than the number of its batches. An actor's threads do not follow from `rows`, for a picture's last
+    bits may depend on them, and a job that goes on has fewer rows.
     """
     places = cluster.places
     token_actors = token_actors or max(1, places // 2)
     decoder_actors = decoder_actors or max(1, places - places // 2)
     pools = max(token_actors, decoder_actors)
+    on_largest = math.ceil((token_actors + decoder_actors) / cluster.nodes)
     # Two batches per actor and stage at least, so that the decoder starts while the LLM goes on; large ones
     # pay.
     rows_per_batch = max(1, min(MAX_BATCH, max(4, math.ceil(rows / (2 * pools)))))
     batches = math.ceil(rows / rows_per_batch)
     token_actors, decoder_actors = min(token_actors, batches), min(decoder_actors, batches)
     actors = token_actors + decoder_actors
-    on_largest = math.ceil(actors / cluster.nodes)
     return Sizing(
         token_actors=token_actors,
         decoder_actors=decoder_actors,

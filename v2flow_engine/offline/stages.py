@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from v2flow_engine.errors import EngineDeadError, V2FlowError
 from v2flow_engine.generation.image_request import ImageRequest
 from v2flow_engine.images import ImageMetadata, encode_image
+from v2flow_engine.offline.broken_device import is_broken_device
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +41,7 @@ class TokenResult:
 class FinishedImage:
     """An image file's bytes, or why there are none.
 
-    seconds: shares of both stages' batches, added; timings: apart, as "tokens" and "decoder".
+    seconds: shares of both stages' batches, added; timings: apart, as "tokens" and "decoder". tokens: visual ones.
     """
 
     index: int
@@ -48,6 +49,7 @@ class FinishedImage:
     error: str
     seconds: float
     timings: dict[str, float] = field(default_factory=dict)
+    tokens: int = 0
 
 
 def make_tokens(
@@ -75,7 +77,8 @@ def make_images(
     image_format: str,
     model: dict[str, Any],
 ) -> list[FinishedImage]:
-    """visual_token_ids -> image files with metadata; rows that failed before pass through.
+    """visual_token_ids -> image files with metadata; rows that failed before pass through. Raises nothing but
+    `EngineDeadError`.
 
     Args:
         model: what names the model in every picture's metadata, beside its own parameters.
@@ -111,7 +114,8 @@ def _finished(
 ) -> FinishedImage:
     if isinstance(image, bytes):
         timings = {"tokens": token.seconds, "decoder": share}
-        return FinishedImage(request.index, image, "", token.seconds + share, timings)
+        count = len(token.visual_token_ids)
+        return FinishedImage(request.index, image, "", token.seconds + share, timings, count)
     error = token.error if image is None else describe_error(image)
     return FinishedImage(request.index, b"", error, token.seconds)
 
@@ -121,8 +125,8 @@ def batch_or_each(
 ) -> list[Value | Exception]:
     """`work` on all items at once; if that fails, on each alone, so that one bad item costs only itself.
 
-    An exception takes the place of the value of an item that fails alone. A dead engine is no item's fault
-    and is always raised.
+    An exception takes the place of the value of an item that fails alone. A dead engine is no item's fault and is
+    always raised, and a device that broke is one.
     """
     if not items:
         return []
@@ -131,6 +135,8 @@ def batch_or_each(
     except EngineDeadError:
         raise
     except Exception as error:
+        if is_broken_device(error):
+            raise EngineDeadError(f"the device broke: {describe_error(error)}") from error
         if len(items) == 1:
             return [error]
     return [value for item in items for value in batch_or_each(work, [item])]
