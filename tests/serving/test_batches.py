@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import io
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +23,9 @@ from tests.serving.conftest import LIMITS, WAIT, Live, Serving, all_quiet, until
 from tests.serving.pictures import alike, gradient, hole, png
 from v2flow_engine.serving.admission import Admission
 from v2flow_engine.serving.batches.journal import Journal
+from v2flow_engine.serving.batches.store import Batch as StoredBatch
 from v2flow_engine.serving.batches.store import BatchStore
+from v2flow_engine.serving.file_store import FileStore
 from v2flow_engine.serving.keys import digest
 
 GENERATIONS, EDITS = "/v1/images/generations", "/v1/images/edits"
@@ -383,3 +387,19 @@ def test_a_torn_line_does_not_count(tmp_path: Path) -> None:
         journal.write({"custom_id": "b", "response": {}}, well=True)
     lines = (tmp_path / "output.jsonl").read_text().splitlines()
     assert [json.loads(each)["custom_id"] for each in lines] == ["a", "b"]
+
+
+def test_the_store_leaves_alone_what_is_not_its_own(tmp_path: Path) -> None:
+    """--data-dir may name a folder in which `batches` is the user's."""
+    own = tmp_path / "batch_of_holiday_pictures"
+    own.mkdir()
+    (own / "picture.png").write_bytes(b"x")
+    store = BatchStore(tmp_path, seconds=100)
+    (tmp_path / "todo" / "shopping").touch()
+    os.utime(own, (0, 0))
+    files = FileStore(tmp_path / "files", seconds=100, max_bytes=100, max_files=10)
+    given = files.put(io.BytesIO(b"{}"), 2, filename="x", purpose="batch", owner=None)
+    batch = StoredBatch(GENERATIONS, given.id, "24h", 0.0, None, "http://x", "tiny", "digest")
+    store.create(batch, files, given)
+    assert (own / "picture.png").exists()
+    assert store.todo() == [batch.id] and [each.id for each in store.list(None)] == [batch.id]

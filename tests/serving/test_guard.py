@@ -109,6 +109,24 @@ def test_urls_run_out(serving: Serving) -> None:
         assert path not in files_in(live.settings.image_dir)
 
 
+def test_the_store_leaves_alone_what_is_not_its_own(tmp_path: Path) -> None:
+    """--image-dir may name a folder with the user's own files in it."""
+    own = [
+        tmp_path / name for name in ("holiday.png", "notes.txt", ".profile", "a" * 43 + ".gif", ".x.png.tmp")
+    ]
+    left = [tmp_path / name for name in ("b" * 43 + ".png", f".{'c' * 43}.png.tmp")]
+    for path in (*own, *left):
+        path.write_bytes(bytes(100))
+        os.utime(path, (0, 0))
+    store = ImageStore(tmp_path, seconds=100, max_bytes=25)
+    name = store.put(bytes(10), "png")
+    store._swept = 0.0
+    store.put(bytes(10), "png")
+    assert store.get(name) is not None  # files of others take no room
+    assert all(path.exists() for path in own)
+    assert not any(path.exists() for path in left)
+
+
 def test_the_store_forgets_the_oldest(tmp_path: Path) -> None:
     store = ImageStore(tmp_path / "kept", seconds=100, max_bytes=25)
     names = [store.put(bytes(10), "png") for _ in range(4)]
