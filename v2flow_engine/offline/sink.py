@@ -47,22 +47,30 @@ _OWN = (MANIFEST, ERRORS, SHARDS, METRICS, BATCHES)
 class OutputFormat:
     """How pictures are kept. container: "files", "webdataset" or "parquet". image: "png", "webp" or "jpeg".
 
-    shard_pictures, shard_bytes: a shard is full at either.
+    shard_pictures, shard_bytes: a shard is full at either; None is no limit.
     """
 
     container: str = "files"
     image: str = "png"
-    shard_pictures: int = 1000
-    shard_bytes: int = 256 * 2**20
+    shard_pictures: int | None = 1000
+    shard_bytes: int | None = 256 * 2**20
 
     @classmethod
     def of(cls, name: str, image: str | None = None, **shard: int) -> OutputFormat:
-        """From --format, an image format or a container, and --image-format."""
+        """From --format, an image format or a container, and --image-format. shard: limits; one that is named rules
+        alone."""
+        limits = {"shard_pictures": None, "shard_bytes": None} | shard if shard else {}
         if name in CONTAINERS:
-            return cls(name, image or "png", **shard)
+            return cls(name, image or "png", **limits)
         if image not in (None, name):
             raise OutputError(f"--image-format {image} is for {' and '.join(CONTAINERS)}; --format is {name}")
-        return cls("files", name, **shard)
+        return cls("files", name, **limits)
+
+    def is_full(self, shard: Shard) -> bool:
+        """Whether nothing more goes into a shard."""
+        return (self.shard_pictures is not None and shard.pictures >= self.shard_pictures) or (
+            self.shard_bytes is not None and shard.image_bytes >= self.shard_bytes
+        )
 
     @property
     def label(self) -> str:
@@ -228,7 +236,7 @@ class Sink:
         suffix = SUFFIX_OF[self.output.image]
         place = shard.add(Sample(request.index, finished.image, suffix, record))
         self._waiting.append(self._entry(picture, finished, shard.path.name, place))
-        if shard.pictures >= self.output.shard_pictures or shard.image_bytes >= self.output.shard_bytes:
+        if self.output.is_full(shard):
             self._end_shard()
 
     def _end_shard(self) -> None:
