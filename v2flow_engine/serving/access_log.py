@@ -7,11 +7,16 @@ import logging
 
 from starlette.types import Scope
 
+from v2flow_engine.serving.errors import BROKEN
+
 logger = logging.getLogger("v2flow.access")
 
 
 def log_request(scope: Scope, request_id: str, status: int, seconds: float) -> None:
-    """status 0: the caller left before there was an answer."""
+    """status 0: the caller left before there was an answer.
+
+    An answer that ended in an error after it had begun well has the error's status, too.
+    """
     fields = {
         "request_id": request_id,
         "method": scope["method"],
@@ -19,6 +24,8 @@ def log_request(scope: Scope, request_id: str, status: int, seconds: float) -> N
         "status": status,
         "seconds": round(seconds, 4),
     }
+    if BROKEN in scope["state"]:
+        fields[BROKEN] = scope["state"][BROKEN]
     logger.info(json.dumps(fields))
 
 

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from v2flow_engine import __version__
+from v2flow_engine.serving.answer_errors import AnswerErrors
 from v2flow_engine.serving.errors import install_error_handlers
 from v2flow_engine.serving.metrics import CountRequests, Metrics
 from v2flow_engine.serving.metrics import router as metrics
@@ -69,6 +70,7 @@ def create_app(
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, limits=settings.limits)
     app.add_middleware(Guard, settings=settings)
+    app.add_middleware(AnswerErrors)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -53,7 +53,7 @@ async def complete(body: ChatBody, request: Request, server: Shared) -> Response
         pictures = server.pictures(request, job)
         if body.stream:
             usage = bool(body.stream_options and body.stream_options.include_usage)
-            events = told_in_stream(_chunks(pictures, style, head, usage), named=False)
+            events = told_in_stream(_chunks(pictures, style, head, usage), request, named=False)
             return EventStream(events, places.pop_all().close)
         async with aclosing(pictures) as finished:
             answer = await _completion(finished, style, head)

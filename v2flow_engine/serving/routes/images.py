@@ -104,7 +104,7 @@ async def _answer(request: Request, server: Server, call: Call) -> Response:
     with ExitStack() as places:
         places.enter_context(server.admission.enter(len(job.requests)))
         pictures = server.pictures(request, job, num_partials)
-        events = told_in_stream(image_events(pictures, style, job.size, call.kind))
+        events = told_in_stream(image_events(pictures, style, job.size, call.kind), request)
         return EventStream(events, places.pop_all().close)
 
 
