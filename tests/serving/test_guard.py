@@ -91,6 +91,30 @@ def test_other_pages_may_not_call_unless_named(serving: Serving) -> None:
         assert "access-control-allow-origin" not in other.headers
 
 
+def test_a_page_may_send_what_openais_client_sends(serving: Serving) -> None:
+    """The JavaScript client adds headers of its own to each request; a browser asks for them first."""
+    origin = {"origin": "https://page.example"}
+    sent = "authorization,content-type,idempotency-key,openai-organization,openai-project,x-stainless-arch"
+    asked = origin | {"access-control-request-method": "POST", "access-control-request-headers": sent}
+    with serving(cors_origins=("https://page.example",)) as live:
+        answer = httpx.options(f"{live.url}/v1/images/generations", headers=asked)
+        assert answer.status_code == 200
+        assert set(answer.headers["access-control-allow-headers"].replace(" ", "").split(",")) >= set(
+            sent.split(",")
+        )
+        assert "access-control-allow-credentials" not in answer.headers
+        answer = httpx.get(f"{live.url}/v1/models", headers=origin)
+        assert {"x-request-id", "retry-after"} <= set(
+            answer.headers["access-control-expose-headers"].split(", ")
+        )
+        assert (
+            httpx.options(
+                f"{live.url}/v1/models", headers=asked | {"origin": "https://b.example"}
+            ).status_code
+            == 400
+        )
+
+
 def test_urls_run_out(serving: Serving) -> None:
     limits = dataclasses.replace(LIMITS, url_seconds=100)
     with serving(limits=limits, public_url="https://pictures.example/", key_digests=DIGESTS) as live:

@@ -76,8 +76,10 @@ def create_app(
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["authorization", "content-type"],
-            expose_headers=["x-request-id", "retry-after"],
+            # Whatever a page asks for: OpenAI's clients send a dozen headers of their own, and without cookies none of
+            # them lets a page do more than its origin may.
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after", "x-should-retry", "openai-processing-ms"],
         )
     app.add_middleware(CountRequests, metrics=app.state.metrics)
     if app.state.server.tracing.on:

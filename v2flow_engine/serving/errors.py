@@ -52,6 +52,11 @@ class ApiError(HTTPException):
         return JSONResponse(self.body(), self.status_code, dict(self.headers or {}))
 
 
+def file_too_large(param: str, most: int) -> ApiError:
+    """For a file or picture of too many bytes, however it was sent."""
+    return ApiError(413, f"{param} is larger than {most} bytes.", param=param, code="file_too_large")
+
+
 def as_api_error(error: BaseException) -> ApiError:
     """Any exception as what the caller is told."""
     if isinstance(error, ApiError):

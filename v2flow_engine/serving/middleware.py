@@ -24,7 +24,8 @@ MAX_ID = 128  # characters of one that comes from outside, in the log
 PROTECTED = "/v1/"
 # Whoever has one of these addresses may have the picture: nobody can guess it.
 OPEN = ("/v1/images/files/",)
-WITH_PICTURES = ("/v1/images/edits", "/v1/images/variations")
+# A chat's earlier answers, which clients send back, hold pictures, too.
+WITH_PICTURES = ("/v1/images/edits", "/v1/images/variations", "/v1/chat/completions")
 FILES = "/v1/files"
 FORM_BYTES = 64 * KIB  # of a form, around the file in it
 
