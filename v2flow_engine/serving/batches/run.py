@@ -90,6 +90,7 @@ class BatchRun:
                 if not work.done():
                     ending = "cancelled" if cancelled.done() else "expired"
                     if ending == "cancelled":
+                        cancelled.result()  # or the folder could not be read: nobody has cancelled anything
                         await self._become("cancelling")
             finally:
                 for task in (work, cancelled):
