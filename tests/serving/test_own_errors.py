@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import shutil
 import socket
@@ -32,7 +31,7 @@ def no_folder(serving: Serving, tmp_path: Path) -> Iterator[Live]:
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[dict]:
-    return [json.loads(each.getMessage()) for each in caplog.records if each.name == "v2flow.access"]
+    return [each.fields for each in caplog.records if each.name == "v2flow.access"]
 
 
 def counted(live: Live) -> Samples:

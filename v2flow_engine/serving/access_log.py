@@ -1,13 +1,14 @@
-"""A finished request -> one line of JSON on the log: id, method, path, status, seconds. No prompt, no key."""
+"""A finished request -> one line on the log: id, method, path, status, seconds. No prompt, no key."""
 
 from __future__ import annotations
 
-import json
 import logging
+from typing import Any
 
 from starlette.types import Scope
 
 from v2flow_engine.serving.errors import BROKEN
+from v2flow_engine.serving.logs import log_fields
 
 logger = logging.getLogger("v2flow.access")
 
@@ -17,7 +18,7 @@ def log_request(scope: Scope, request_id: str, status: int, seconds: float) -> N
 
     An answer that ended in an error after it had begun well has the error's status, too.
     """
-    fields = {
+    fields: dict[str, Any] = {
         "request_id": request_id,
         "method": scope["method"],
         "path": _path(scope),
@@ -26,7 +27,7 @@ def log_request(scope: Scope, request_id: str, status: int, seconds: float) -> N
     }
     if BROKEN in scope["state"]:
         fields[BROKEN] = scope["state"][BROKEN]
-    logger.info(json.dumps(fields))
+    log_fields(logger, **fields)
 
 
 def _path(scope: Scope) -> str:

@@ -218,7 +218,9 @@ def _open(settings: ServerSettings, threads: int) -> Any:
     import torch
 
     from v2flow_engine.checkpoint import open_model
+    from v2flow_engine.serving.logs import log_to_stderr
 
+    log_to_stderr()
     if threads:
         torch.set_num_threads(threads)
     return open_model(settings.model_dir)
