@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
+from tests.broken_exif import TURNED, UNREADABLE
 from v2flow_engine.errors import DataError, RequestError
-from v2flow_engine.reading import read_picture, to_rgb
+from v2flow_engine.reading import read_picture, to_rgb, upright
 
 RED, BLUE, GREEN = (255, 0, 0), (0, 0, 255), (0, 255, 0)
 
@@ -42,6 +44,31 @@ def test_orientation_is_applied_once(tmp_path: Path) -> None:
     found = read_picture(tmp_path / "turned.png")
     assert pixels(found) == [[RED], [BLUE]]
     assert pixels(to_rgb(found)) == pixels(found)
+
+
+@pytest.mark.parametrize("data", TURNED.values(), ids=TURNED.keys())
+def test_odd_tags_beside_the_orientation_do_not_keep_it_from_being_applied(data: bytes) -> None:
+    with Image.open(io.BytesIO(data)) as image:
+        turned = upright(image)
+        assert image.size == (96, 64) and turned.size == upright(turned).size == (64, 96)
+        assert turned.has_transparency_data == image.has_transparency_data
+        assert np.array_equal(np.asarray(turned), np.rot90(np.asarray(image), -1))
+
+
+@pytest.mark.parametrize("data", UNREADABLE.values(), ids=UNREADABLE.keys())
+def test_exif_that_cannot_be_read_turns_nothing(data: bytes) -> None:
+    with Image.open(io.BytesIO(data)) as image:
+        assert np.array_equal(np.asarray(upright(image)), np.asarray(image))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    two_colours().resize((4, 3)).save(buffer, "PNG", exif=exif)
+    with Image.open(buffer) as image:
+        assert pixels(upright(image)) == pixels(ImageOps.exif_transpose(image))
 
 
 def test_transparency_is_laid_on_the_ground(tmp_path: Path) -> None:

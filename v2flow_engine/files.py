@@ -109,6 +109,11 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.tmp")
 
 
+def whole_name(name: str) -> str:
+    """The name that a file of `temporary_name` is to have; that of any other file is its own."""
+    return name[1:-4] if name.startswith(".") and name.endswith(".tmp") else name
+
+
 @contextlib.contextmanager
 def told_as_output_error(place: Path) -> Iterator[None]:
     """What the system says against writing to a place, as an `OutputError` that names it."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import io
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -20,8 +22,11 @@ from openai.types import Batch
 from tests.serving.conftest import LIMITS, WAIT, Live, Serving, all_quiet, until
 from tests.serving.pictures import alike, gradient, hole, png
 from v2flow_engine.serving.admission import Admission
+from v2flow_engine.serving.batches import runner
 from v2flow_engine.serving.batches.journal import Journal
+from v2flow_engine.serving.batches.store import Batch as StoredBatch
 from v2flow_engine.serving.batches.store import BatchStore
+from v2flow_engine.serving.file_store import FileStore
 from v2flow_engine.serving.keys import digest
 
 GENERATIONS, EDITS = "/v1/images/generations", "/v1/images/edits"
@@ -199,6 +204,32 @@ def test_cancelling_keeps_what_is_done(few: Live) -> None:
         assert {each["custom_id"] for each in good + bad} == {str(k) for k in range(5)}
         assert client.batches.cancel(batch.id).status == "cancelled"
     all_quiet(few)
+
+
+def test_a_folder_that_cannot_be_read_is_not_a_wish_to_cancel(
+    serving: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(runner, "TRY_AGAIN_SECONDS", 0.1)
+    with serving(limits=FEW, data_dir=str(tmp_path)) as live, client_of(live) as client:
+        batch = begun(client, [line(str(k), SLOW | {"seed": k}) for k in range(5)])
+        until(lambda: completed(client, batch) >= 1)
+        wish = tmp_path / "batches" / batch.id / "cancel"
+        wish.symlink_to("cancel")  # to itself: looking at it is an error
+        until(lambda: f"batch {batch.id} cannot be worked on now" in caplog.text)
+        wish.unlink()
+        batch = ended(client, batch)
+    assert (batch.status, batch.cancelling_at) == ("completed", None)
+    assert batch.request_counts.completed == 5
+
+
+def test_a_folder_that_comes_back_is_looked_after(
+    serving: Serving, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(data_dir=str(tmp_path)) as live, client_of(live) as client:
+        (tmp_path / "batches").rename(tmp_path / "away")
+        until(lambda: caplog.text.count("batches cannot be looked after") >= 2)
+        (tmp_path / "away").rename(tmp_path / "batches")
+        assert ended(client, begun(client, [line("a", BODY)])).status == "completed"
 
 
 def test_only_so_many_at_once(few: Live) -> None:
@@ -383,3 +414,19 @@ def test_a_torn_line_does_not_count(tmp_path: Path) -> None:
         journal.write({"custom_id": "b", "response": {}}, well=True)
     lines = (tmp_path / "output.jsonl").read_text().splitlines()
     assert [json.loads(each)["custom_id"] for each in lines] == ["a", "b"]
+
+
+def test_the_store_leaves_alone_what_is_not_its_own(tmp_path: Path) -> None:
+    """--data-dir may name a folder in which `batches` is the user's."""
+    own = tmp_path / "batch_of_holiday_pictures"
+    own.mkdir()
+    (own / "picture.png").write_bytes(b"x")
+    store = BatchStore(tmp_path, seconds=100)
+    (tmp_path / "todo" / "shopping").touch()
+    os.utime(own, (0, 0))
+    files = FileStore(tmp_path / "files", seconds=100, max_bytes=100, max_files=10)
+    given = files.put(io.BytesIO(b"{}"), 2, filename="x", purpose="batch", owner=None)
+    batch = StoredBatch(GENERATIONS, given.id, "24h", 0.0, None, "http://x", "tiny", "digest")
+    store.create(batch, files, given)
+    assert (own / "picture.png").exists()
+    assert store.todo() == [batch.id] and [each.id for each in store.list(None)] == [batch.id]

@@ -159,13 +159,28 @@ def test_the_store_forgets_what_is_over(tmp_path: Path) -> None:
     about = {"filename": "x", "purpose": "batch", "owner": None}
     short = store.put(io.BytesIO(b"12345"), 5, **about, seconds=0.01)
     long = store.put(io.BytesIO(b"12345"), 5, **about)
-    (tmp_path / "file-abandoned").write_bytes(bytes(50))
+    abandoned = tmp_path / f"file-{'0' * 32}"
+    abandoned.write_bytes(bytes(50))
     time.sleep(0.02)
     assert store.get(short.id, None) is None and store.list(None) == [long]
     assert store.get(long.id, "another") is None
     with pytest.raises(StorageFullError):
         store.put(io.BytesIO(bytes(50)), 50, **about)
-    os.utime(tmp_path / "file-abandoned", (0, 0))
+    os.utime(abandoned, (0, 0))
     store._swept = 0.0
     assert store.room() == 95
     store.put(io.BytesIO(bytes(50)), 50, **about)
+
+
+def test_the_store_leaves_alone_what_is_not_its_own(tmp_path: Path) -> None:
+    """--data-dir may name a folder in which `files` is the user's."""
+    own = [tmp_path / name for name in ("report.pdf", "settings.json", "file-1.json", "file-1", ".note.tmp")]
+    for path in own:
+        path.write_bytes(bytes(60))
+        os.utime(path, (0, 0))
+    store = FileStore(tmp_path, seconds=100, max_bytes=100, max_files=2)
+    about = {"filename": "x", "purpose": "batch", "owner": None}
+    kept = store.put(io.BytesIO(bytes(50)), 50, **about)
+    store._swept = 0.0
+    assert store.room() == 50 and store.list(None) == [kept]
+    assert all(path.exists() for path in own)

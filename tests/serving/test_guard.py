@@ -91,6 +91,30 @@ def test_other_pages_may_not_call_unless_named(serving: Serving) -> None:
         assert "access-control-allow-origin" not in other.headers
 
 
+def test_a_page_may_send_what_openais_client_sends(serving: Serving) -> None:
+    """The JavaScript client adds headers of its own to each request; a browser asks for them first."""
+    origin = {"origin": "https://page.example"}
+    sent = "authorization,content-type,idempotency-key,openai-organization,openai-project,x-stainless-arch"
+    asked = origin | {"access-control-request-method": "POST", "access-control-request-headers": sent}
+    with serving(cors_origins=("https://page.example",)) as live:
+        answer = httpx.options(f"{live.url}/v1/images/generations", headers=asked)
+        assert answer.status_code == 200
+        assert set(answer.headers["access-control-allow-headers"].replace(" ", "").split(",")) >= set(
+            sent.split(",")
+        )
+        assert "access-control-allow-credentials" not in answer.headers
+        answer = httpx.get(f"{live.url}/v1/models", headers=origin)
+        assert {"x-request-id", "retry-after"} <= set(
+            answer.headers["access-control-expose-headers"].split(", ")
+        )
+        assert (
+            httpx.options(
+                f"{live.url}/v1/models", headers=asked | {"origin": "https://b.example"}
+            ).status_code
+            == 400
+        )
+
+
 def test_urls_run_out(serving: Serving) -> None:
     limits = dataclasses.replace(LIMITS, url_seconds=100)
     with serving(limits=limits, public_url="https://pictures.example/", key_digests=DIGESTS) as live:
@@ -107,6 +131,24 @@ def test_urls_run_out(serving: Serving) -> None:
         os.utime(path, (time.time() - 101,) * 2)
         assert httpx.get(own, timeout=WAIT).status_code == 404
         assert path not in files_in(live.settings.image_dir)
+
+
+def test_the_store_leaves_alone_what_is_not_its_own(tmp_path: Path) -> None:
+    """--image-dir may name a folder with the user's own files in it."""
+    own = [
+        tmp_path / name for name in ("holiday.png", "notes.txt", ".profile", "a" * 43 + ".gif", ".x.png.tmp")
+    ]
+    left = [tmp_path / name for name in ("b" * 43 + ".png", f".{'c' * 43}.png.tmp")]
+    for path in (*own, *left):
+        path.write_bytes(bytes(100))
+        os.utime(path, (0, 0))
+    store = ImageStore(tmp_path, seconds=100, max_bytes=25)
+    name = store.put(bytes(10), "png")
+    store._swept = 0.0
+    store.put(bytes(10), "png")
+    assert store.get(name) is not None  # files of others take no room
+    assert all(path.exists() for path in own)
+    assert not any(path.exists() for path in left)
 
 
 def test_the_store_forgets_the_oldest(tmp_path: Path) -> None:

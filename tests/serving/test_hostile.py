@@ -164,6 +164,20 @@ def test_pictures_in_json(http: httpx.Client, url: str) -> None:
     check_refusal(http.post(EDITS, json={"prompt": "a cat", "images": [{"image_url": url}]}))
 
 
+def test_too_many_bytes_are_413_however_they_come(http: httpx.Client) -> None:
+    large = png(gradient()) + bytes(LIMITS.upload_bytes)
+    file = http.post("/v1/files", data={"purpose": "vision"}, files={"file": large}).json()["id"]
+    small, prompt = {"image_url": data_url(png(gradient()))}, {"prompt": "a cat"}
+    answers = {
+        "image": http.post(EDITS, files={"image": large}, data=prompt),
+        "images": http.post(EDITS, json=prompt | {"images": [{"image_url": data_url(large)}]}),
+        "mask": http.post(EDITS, json=prompt | {"images": [small], "mask": {"file_id": file}}),
+    }
+    for param, answer in answers.items():
+        error = check_refusal(answer)
+        assert (answer.status_code, error["code"], error["param"]) == (413, "file_too_large", param)
+
+
 def test_edits_that_make_no_sense(http: httpx.Client) -> None:
     opaque, holed = png(gradient()), png(hole())
     prompt = {"prompt": "a cat"}

@@ -15,7 +15,7 @@ import pytest
 
 from tests.generation.test_token_generator_lifecycle import break_model
 from tests.serving.conftest import LIMITS, WAIT, Live, Serving, all_quiet, until
-from tests.serving.pictures import alike
+from tests.serving.pictures import alike, data_url
 
 GENERATIONS = "/v1/images/generations"
 LONG = {"prompt": "a red apple", "n": 4, "rounds": 16, "num_inference_steps": 1000, "seed": 1}
@@ -80,6 +80,28 @@ def test_a_full_queue_says_when_to_come_again(
     waiting.close()
     all_quiet(live)
     assert http.post(GENERATIONS, json={"prompt": "a dog", "n": 10}).status_code == 200
+
+
+def test_a_full_server_opens_no_pictures(
+    live: Live, http: httpx.Client, held_tokens: Callable[[], None]
+) -> None:
+    waiting = send(live, {"prompt": "a cat", "n": 10})
+    until(lambda: live.backend.token_worker.stats.in_flight == 10)
+    broken, edits = b"nothing that can be opened", "/v1/images/edits"
+    asked = {"prompt": "a dog", "n": 3}
+    by_url = {"images": [{"image_url": data_url(broken)}]}
+    answers = [
+        http.post(edits, files={"image": broken}, data=asked),
+        http.post(edits, json=asked | by_url),
+        http.post("/v1/images/variations", files={"image": broken}, data={"n": 3}),
+    ]
+    assert [answer.status_code for answer in answers] == [429] * 3
+    held_tokens()
+    assert waiting.recv(12) == b"HTTP/1.1 200"
+    waiting.close()
+    all_quiet(live)
+    for _ in range(5):  # a refusal keeps no place
+        assert http.post(edits, json=asked | by_url).status_code == 400
 
 
 def test_the_client_comes_again_by_itself(live: Live, held_tokens: Callable[[], None]) -> None:

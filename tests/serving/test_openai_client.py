@@ -12,9 +12,10 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from tests.serving.conftest import WAIT, Live
+from tests.serving.conftest import WAIT, Live, Serving
 from tests.serving.pictures import alike, data_url, gradient, hole, opened, png
 from v2flow_engine.images import read_metadata
+from v2flow_engine.serving.settings import MIB
 
 PROMPT = "a red apple on a white background"
 
@@ -225,6 +226,38 @@ def test_models(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as refused:
         client.models.retrieve("other")
     assert refused.value.code == "model_not_found"
+
+
+def test_a_name_with_a_slash(serving: Serving) -> None:
+    with serving(names=("org/tiny", "tiny")) as live:
+        with OpenAI(base_url=f"{live.url}/v1", api_key="unused", max_retries=0, timeout=WAIT) as client:
+            assert client.models.retrieve("org/tiny").id == "org/tiny"
+            with pytest.raises(openai.NotFoundError) as refused:
+                client.models.retrieve("org/other")
+        assert refused.value.code == "model_not_found"
+        assert httpx.get(f"{live.url}/v1/models/org/tiny").json()["id"] == "org/tiny"
+
+
+@pytest.mark.parametrize("prompt", ["", " ", "a " * 600, "a" * 40_000])
+def test_a_prompt_in_a_chat_is_one_of_its_messages(client: OpenAI, prompt: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": prompt}])
+    assert refused.value.param == "messages"
+
+
+def test_a_chat_goes_on_with_its_pictures_in_it(client: OpenAI) -> None:
+    """Clients send earlier answers back, data URLs and all: more than the 1 MiB of other bodies."""
+    picture = data_url(bytes(2 * MIB))
+    messages = [
+        {"role": "user", "content": "a dog"},
+        {"role": "assistant", "content": [{"type": "image_url", "image_url": {"url": picture}}]},
+        {"role": "assistant", "content": f"![picture]({picture})"[: 2**20]},
+        {"role": "user", "content": PROMPT},
+    ]
+    answer = client.chat.completions.create(model="tiny", messages=messages, seed=5)
+    plain = client.images.generate(prompt=PROMPT, extra_body=seeded(5))
+    shown = answer.choices[0].message.images[0]["image_url"]["url"].partition(",")[2]
+    assert alike(shown, plain.data[0].b64_json)
 
 
 def test_many_async_callers_get_what_each_gets_alone(live: Live, client: OpenAI) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from tests.serving.conftest import WAIT, Live, Serving, until
 from v2flow_engine.serving import tracing
+from v2flow_engine.serving.deployments import DecoderReplica, TokenGeneratorReplica
 from v2flow_engine.serving.tracing import traces_url, tracing_to
 
 trace_service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
@@ -131,6 +132,18 @@ def test_the_end_of_one_who_left_is_told(traced: Live, receiver: Receiver) -> No
 
     until(told)
     assert _read(receiver.of(trace)["decoder"].attributes)["v2flow.cancelled"] is True
+
+
+@pytest.mark.parametrize("kind", [TokenGeneratorReplica, DecoderReplica])
+def test_a_replica_that_ends_sends_what_it_has(kind: type, receiver: Receiver) -> None:
+    """Serve calls `__del__` of a replica, and kills its process: what waits to be sent would be lost."""
+    trace = "6" * 32
+    replica = object.__new__(kind)
+    replica.tracing = tracing_to(traces_url(receiver.url))
+    with replica.tracing.stage(kind.__name__, f"00-{trace}-{PARENT}-01"):
+        pass
+    replica.__del__()
+    assert kind.__name__ in receiver.of(trace)
 
 
 def test_without_a_collector_nothing_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:

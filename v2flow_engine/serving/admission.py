@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 
 from v2flow_engine.errors import QueueFullError
 from v2flow_engine.pace import Pace
@@ -45,6 +45,13 @@ class Admission:
             self._pace.one_left(self.under_way)
             self.under_way -= pictures
             self._let_in()
+
+    @contextmanager
+    def held(self, pictures: int) -> Iterator[ExitStack]:
+        """As `enter`, but an answer that goes on after the block may take the places over, by `pop_all`."""
+        with ExitStack() as places:
+            places.enter_context(self.enter(pictures))
+            yield places
 
     @asynccontextmanager
     async def enter_from_batch(self, pictures: int) -> AsyncIterator[None]:

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from v2flow_engine.images import ImageMetadata, encode_image
 from v2flow_engine.serving.connection import ClientLeftError
-from v2flow_engine.serving.errors import ApiError, as_api_error
+from v2flow_engine.serving.errors import ApiError, as_api_error, note_broken_answer
 from v2flow_engine.serving.protocol.common import TokensDetails, Usage
 from v2flow_engine.serving.protocol.images import ImageData, ImageEvent, ImagesResponse
 from v2flow_engine.serving.quality import plain_quality
 from v2flow_engine.serving.studio import Picture, Tokens
 
 if TYPE_CHECKING:
+    from fastapi import Request
+
     from v2flow_engine.serving.image_store import ImageStore
     from v2flow_engine.serving.metrics import Metrics
 
@@ -137,7 +139,9 @@ async def image_events(
         yield sse(event.model_dump_json(exclude_none=True), event.type)
 
 
-async def told_in_stream(events: AsyncIterator[bytes], named: bool = True) -> AsyncIterator[bytes]:
+async def told_in_stream(
+    events: AsyncIterator[bytes], request: Request, named: bool = True
+) -> AsyncIterator[bytes]:
     """The same events; an error on the way becomes the last one, since the status has been sent long ago."""
     try:
         async for event in events:
@@ -145,7 +149,9 @@ async def told_in_stream(events: AsyncIterator[bytes], named: bool = True) -> As
     except ClientLeftError:
         return
     except Exception as error:
-        yield sse(as_api_error(error).response().body.decode(), "error" if named else None)
+        told = as_api_error(error)
+        note_broken_answer(request.scope["state"], told)
+        yield sse(told.response().body.decode(), "error" if named else None)
 
 
 def sse(data: str, event: str | None = None) -> bytes:

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from v2flow_engine import __version__
+from v2flow_engine.serving.answer_errors import AnswerErrors
 from v2flow_engine.serving.errors import install_error_handlers
 from v2flow_engine.serving.metrics import CountRequests, Metrics
 from v2flow_engine.serving.metrics import router as metrics
@@ -69,13 +70,16 @@ def create_app(
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, limits=settings.limits)
     app.add_middleware(Guard, settings=settings)
+    app.add_middleware(AnswerErrors)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["authorization", "content-type"],
-            expose_headers=["x-request-id", "retry-after"],
+            # Whatever a page asks for: OpenAI's clients send a dozen headers of their own, and without cookies none of
+            # them lets a page do more than its origin may.
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after", "x-should-retry", "openai-processing-ms"],
         )
     app.add_middleware(CountRequests, metrics=app.state.metrics)
     if app.state.server.tracing.on:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -57,26 +58,33 @@ def generation_call(server: Server, body: GenerationBody, caller: Caller) -> Cal
     server.check_model(body.model)
     server.check_counts(body.prompt, body.n)
     style = server.style(body, caller.base_url)
-    job = generation_job(server.folder, body.prompt, body, n=body.n, size=body.size, quality=body.quality)
+    job = generation_job(server.folder, body.prompt, body, **server.job_fields(body))
     return Call(job, style, body, "image_generation")
 
 
 async def edit_call(
-    server: Server, body: EditFields, caller: Caller, image: Image.Image, mask: Image.Image | None
+    server: Server,
+    body: EditFields,
+    caller: Caller,
+    pictures: Callable[[], tuple[Image.Image, Image.Image | None]],
 ) -> Call:
-    """A picture and a mask -> the picture with a part of it drawn anew. Raises like `generation_call`."""
+    """A picture and a mask -> the picture with a part of it drawn anew. Raises like `generation_call`.
+
+    pictures: opens both, in a thread, when all else has been checked.
+    """
     server.check_model(body.model)
     server.check_counts(body.prompt, body.n)
     style = server.style(body, caller.base_url)
-    fields = {"n": body.n, "size": body.size, "quality": body.quality}
-    job = await asyncio.to_thread(edit_job, server.folder, body.prompt, body, image, mask, **fields)
-    return Call(job, style, body, "image_edit")
+
+    def made() -> Job:
+        return edit_job(server.folder, body.prompt, body, *pictures(), **server.job_fields(body))
+
+    return Call(await asyncio.to_thread(made), style, body, "image_edit")
 
 
 async def json_edit_call(server: Server, body: EditBody, caller: Caller) -> Call:
     """The same with pictures in the body, as data URLs or as files that were uploaded."""
-    image, mask = await asyncio.to_thread(_opened, server, body, caller)
-    return await edit_call(server, body, caller, image, mask)
+    return await edit_call(server, body, caller, lambda: _opened(server, body, caller))
 
 
 def _opened(server: Server, body: EditBody, caller: Caller) -> tuple[Image.Image, Image.Image | None]:

@@ -62,6 +62,10 @@ class TokenGeneratorReplica:
         if self.worker.over:
             raise RuntimeError("the token engine is gone")
 
+    def __del__(self) -> None:
+        """Serve calls this before it ends the replica, which runs nothing else of Python's own end."""
+        self.tracing.flush()
+
 
 class DecoderReplica:
     """One decoder engine, which also encodes."""
@@ -98,6 +102,10 @@ class DecoderReplica:
         """Serve asks this now and then, and replaces the replica if it raises."""
         if self.worker.over:
             raise RuntimeError("the decoder engine is gone")
+
+    def __del__(self) -> None:
+        """See `TokenGeneratorReplica`."""
+        self.tracing.flush()
 
 
 class IngressReplica:
@@ -210,7 +218,9 @@ def _open(settings: ServerSettings, threads: int) -> Any:
     import torch
 
     from v2flow_engine.checkpoint import open_model
+    from v2flow_engine.serving.logs import log_to_stderr
 
+    log_to_stderr()
     if threads:
         torch.set_num_threads(threads)
     return open_model(settings.model_dir)

@@ -6,7 +6,7 @@ The one place that says which error is whose fault. No message carries a path, a
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from math import ceil
 from typing import Any
 
@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from v2flow_engine.errors import DataError, EngineDeadError, QueueFullError, RequestError
 from v2flow_engine.serving.connection import ClientLeftError
@@ -23,6 +24,7 @@ INVALID, SERVER = "invalid_request_error", "server_error"
 # The names of the Python API that clients know by others.
 API_NAMES = {"flow_steps": "num_inference_steps", "prompt_token_ids": "prompt"}
 RETRY_DEAD_ENGINE = 5
+BROKEN = "broken_status"
 
 
 class ApiError(HTTPException):
@@ -50,6 +52,11 @@ class ApiError(HTTPException):
         return JSONResponse(self.body(), self.status_code, dict(self.headers or {}))
 
 
+def file_too_large(param: str, most: int) -> ApiError:
+    """For a file or picture of too many bytes, however it was sent."""
+    return ApiError(413, f"{param} is larger than {most} bytes.", param=param, code="file_too_large")
+
+
 def as_api_error(error: BaseException) -> ApiError:
     """Any exception as what the caller is told."""
     if isinstance(error, ApiError):
@@ -74,7 +81,7 @@ def as_api_error(error: BaseException) -> ApiError:
         message = "The request was not finished in time and has been given up."
         headers = {"x-should-retry": "false"}
         return ApiError(504, message, kind=SERVER, code="deadline_exceeded", headers=headers)
-    if isinstance(error, ClientLeftError):
+    if isinstance(error, (ClientLeftError, ClientDisconnect)):
         return ApiError(499, "The caller left.")
     if isinstance(error, HTTPException):
         return _of_http(error)
@@ -82,8 +89,13 @@ def as_api_error(error: BaseException) -> ApiError:
     return ApiError(500, "The server had an error of its own.", kind=SERVER, code="internal_error")
 
 
+def note_broken_answer(state: MutableMapping[str, Any], error: ApiError) -> None:
+    """Keep, in a request's state, which status the error would have had if the answer had not begun with its own."""
+    state[BROKEN] = error.status_code
+
+
 def install_error_handlers(app: FastAPI) -> None:
-    """Make an app answer every exception that its routes raise in OpenAI's shape."""
+    """Make an app answer what its routes raise in OpenAI's shape; what is not expected is left to `AnswerErrors`."""
 
     async def answer(request: Request, error: Exception) -> JSONResponse:
         if isinstance(error, RequestValidationError):
@@ -99,7 +111,6 @@ def install_error_handlers(app: FastAPI) -> None:
         EngineDeadError,
         TimeoutError,
         ClientLeftError,
-        Exception,
     ):
         app.add_exception_handler(kind, answer)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from v2flow_engine.errors import V2FlowError
-from v2flow_engine.files import temporary_name, write_whole
+from v2flow_engine.files import temporary_name, whole_name, write_whole
 
 _ID = re.compile(r"file-[0-9a-f]{32}")
 MAX_NAME = 255  # characters
@@ -53,7 +53,7 @@ class FileStore:
     """Files in a folder.
 
     Args:
-        folder: of this server alone; made if it is missing, readable by its user only.
+        folder: made if it is missing, readable by its user only. What else is in it is left alone.
         seconds: that a file is kept at most. max_bytes, max_files: of all; what is beyond is refused.
     """
 
@@ -145,7 +145,8 @@ class FileStore:
     def list(self, owner: str | None) -> list[StoredFile]:
         """All files of a key, the newest first."""
         now = time.time()
-        found = [self._read(path) for path in self.folder.glob("file-*.json")]
+        names = [name for name, _, _ in self._entries() if name.endswith(".json")]
+        found = [self._read(self.folder / name) for name in names]
         own = [file for file in found if file is not None and file.owner == owner and file.expires > now]
         return sorted(own, key=lambda file: (file.created, file.id), reverse=True)
 
@@ -180,9 +181,11 @@ class FileStore:
         return len(sizes), sum(sizes)
 
     def _entries(self) -> Iterator[tuple[str, int, float]]:
-        """Names, sizes, times of change."""
+        """Names, sizes, times of change of what this store has written."""
         with os.scandir(self.folder) as entries:
             for entry in entries:
+                if not _ID.fullmatch(whole_name(entry.name).removesuffix(".json")):
+                    continue
                 try:
                     stat = entry.stat()
                 except FileNotFoundError:  # another process was faster

@@ -11,7 +11,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 
-from v2flow_engine.serving.errors import ApiError, of_validation
+from v2flow_engine.serving.errors import ApiError, file_too_large, of_validation
 from v2flow_engine.serving.protocol.images import MAX_EDITED
 from v2flow_engine.serving.settings import MIB, Limits
 
@@ -59,8 +59,7 @@ async def read_form(request: Request, limits: Limits) -> Form:
                 texts[name] = value
                 continue
             if (value.size or 0) > limits.upload_bytes:
-                message = f"{name} is larger than {limits.upload_bytes} bytes."
-                raise ApiError(413, message, param=name, code="file_too_large")
+                raise file_too_large(name, limits.upload_bytes)
             files.setdefault(name, []).append(await value.read())
     return Form(texts, files)
 
@@ -78,9 +77,7 @@ async def read_upload(
             message = "Missing required parameter: 'file', a file."
             raise ApiError(400, message, param="file", code="missing_required_parameter")
         if (file.size or 0) > most_bytes:
-            raise ApiError(
-                413, f"file is larger than {most_bytes} bytes.", param="file", code="file_too_large"
-            )
+            raise file_too_large("file", most_bytes)
         texts = {name: value for name, value in form.multi_items() if isinstance(value, str) and value}
         yield Form(texts, {}).fields(model), file
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 import secrets
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from v2flow_engine.files import write_whole
+from v2flow_engine.files import whole_name, write_whole
 
 MEDIA_TYPES = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
 _NAME = re.compile(r"[A-Za-z0-9_-]{43}\.(png|webp|jpeg)")
@@ -31,7 +32,7 @@ class ImageStore:
     """Pictures in a folder. A file's modification time says when it came.
 
     Args:
-        folder: of this server alone; made if it is missing, readable by its user only.
+        folder: made if it is missing, readable by its user only. What else is in it is left alone.
         seconds: that a picture is kept. max_bytes: of all; the oldest go first.
     """
 
@@ -71,11 +72,10 @@ class ImageStore:
         self._swept = now
         found = []
         for path in self.folder.iterdir():
-            try:
-                if not path.is_dir():  # what is not of this store
-                    found.append((path.stat(), path))
-            except FileNotFoundError:  # another replica was faster
+            if not _NAME.fullmatch(whole_name(path.name)):  # the user's own
                 continue
+            with suppress(FileNotFoundError):  # another replica was faster
+                found.append((path.stat(), path))
         total = 0
         for stat, path in sorted(found, key=lambda each: -each[0].st_mtime):
             total += stat.st_size

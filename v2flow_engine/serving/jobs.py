@@ -57,9 +57,9 @@ class Job:
 
 
 def generation_job(folder: ModelFolder, prompt: str, body: Extensions, **fields: Any) -> Job:
-    """Text -> pictures. fields: n, size and quality. Raises `RequestError`."""
+    """Text -> pictures. fields: those of `Server.job_fields`. Raises `RequestError`."""
     size = _size(folder, fields.get("size"))
-    parameters = GenerationParameters.resolve(folder, **_settings(folder, body, size, fields.get("quality")))
+    parameters = GenerationParameters.resolve(folder, **_settings(folder, body, size, fields))
     requests = plan_requests(prompt, parameters, n=fields.get("n") or 1, seed=body.seed)
     _check_prompt(folder, prompt, size)
     return Job(requests)
@@ -76,7 +76,7 @@ def edit_job(
     """A picture and a mask -> the picture with a part of it drawn anew. Takes time: not for an event loop."""
     size = _size(folder, fields.get("size"), image)
     _check_prompt(folder, prompt, size)
-    settings = _settings(folder, body, size, fields.get("quality"))
+    settings = _settings(folder, body, size, fields)
     GenerationParameters.resolve(folder, **settings)
     try:
         plan = plan_edit(folder, image, mask, prompt, n=fields.get("n") or 1, seed=body.seed, **settings)
@@ -88,18 +88,27 @@ def edit_job(
 def variation_job(folder: ModelFolder, body: Extensions, image: Image.Image, **fields: Any) -> Job:
     """A picture -> others of the same visual tokens. Takes time: not for an event loop."""
     size = _size(folder, fields.get("size"), image)
-    parameters = GenerationParameters.resolve(folder, **_settings(folder, body, size, fields.get("quality")))
+    parameters = GenerationParameters.resolve(folder, **_settings(folder, body, size, fields))
     requests = plan_requests("", parameters, n=fields.get("n") or 1, seed=body.seed)
     return Job(requests, np.asarray(fit_picture(to_rgb(image), size)), from_codes=True)
 
 
-def _settings(folder: ModelFolder, body: Extensions, size: str, quality: str | None) -> dict[str, Any]:
+def _settings(folder: ModelFolder, body: Extensions, size: str, fields: dict[str, Any]) -> dict[str, Any]:
     """The parameters of `GenerationParameters` that a body asks for; what it says itself goes before `quality`."""
     asked = {name: getattr(body, name) for name in SAME_NAMES} | {"flow_steps": body.num_inference_steps}
     asked = {name: value for name, value in asked.items() if value is not None}
     if body.negative_prompt:
         asked["negative_prompt"] = body.negative_prompt
-    return {"size": size, **quality_settings(folder, quality, size), **asked}
+    if not fields.get("guided", True):
+        asked["guidance_scale"] = _unguided(body.guidance_scale)
+    return {"size": size, **quality_settings(folder, fields.get("quality"), size), **asked}
+
+
+def _unguided(asked: float | None) -> float:
+    if asked not in (None, 1):
+        told = f"this server is unguided: guidance_scale must be 1, got {asked:g}"
+        raise RequestError(told, "guidance_scale")
+    return 1.0
 
 
 def _size(folder: ModelFolder, asked: str | None, image: Image.Image | None = None) -> str:

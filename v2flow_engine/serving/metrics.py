@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from itertools import accumulate
+from itertools import accumulate, product
 from operator import itemgetter
 from typing import Any
 
@@ -21,8 +21,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from v2flow_engine.errors import EngineDeadError
 from v2flow_engine.histogram import SECONDS
 from v2flow_engine.serving.backend import Stats
+from v2flow_engine.serving.errors import BROKEN
 from v2flow_engine.serving.observed import TimeInStages, in_stages
 
+STREAMS = ("/v1/images/generations", "/v1/images/edits", "/v1/chat/completions")
 LEFT = "499"  # the caller was gone before there was an answer
 STAGE_COUNTERS = {
     "finished": "Requests that a stage finished",
@@ -57,6 +59,12 @@ class Metrics:
         self.requests = Counter(
             "v2flow_requests", "Requests that ended", ["route", "method", "status"], **own
         )
+        self.broken = Counter(
+            "v2flow_broken_answers",
+            "Answers that began well and ended in an error",
+            ["route", "status"],
+            **own,
+        )
         self.seconds = Histogram(
             "v2flow_request_seconds", "From a request's head to the end of its answer", ["route"],
             buckets=SECONDS, **own,
@@ -76,7 +84,10 @@ class Metrics:
         )
         self.pictures = Gauge("v2flow_pictures_under_way", "Pictures, by who asked", ["of"], **own)
         self.batch_lines = Counter("v2flow_batch_lines", "Answered lines of batches", ["status"], **own)
-        self.batch_lines.labels("200")  # a series from the beginning, so that the first line is an increase
+        # Series from the beginning, so that the first one of each is an increase.
+        self.batch_lines.labels("200")
+        for route, status in product(STREAMS, ("500", "503", "504")):
+            self.broken.labels(route, status)
 
     def text(self, stats: Stats | None) -> bytes:
         """Everything as Prometheus reads it. stats: of the backend; None where a stage does not answer."""
@@ -192,6 +203,8 @@ class CountRequests:
             self.metrics.under_way.dec()
             self.metrics.requests.labels(route, method, status).inc()
             self.metrics.seconds.labels(route).observe(seconds)
+            if (broken := scope.get("state", {}).get(BROKEN)) is not None:
+                self.metrics.broken.labels(route, str(broken)).inc()
             if stages.seconds:
                 self.metrics.outside_seconds.labels(route).observe(seconds - stages.seconds)
 

@@ -17,6 +17,7 @@ from v2flow_engine.errors import QueueFullError
 from v2flow_engine.serving.access_log import log_request
 from v2flow_engine.serving.errors import ApiError
 from v2flow_engine.serving.keys import Keys, RateLimit
+from v2flow_engine.serving.logs import current_request
 from v2flow_engine.serving.settings import KIB, Limits, ServerSettings
 
 REQUEST_ID = "x-request-id"
@@ -24,7 +25,8 @@ MAX_ID = 128  # characters of one that comes from outside, in the log
 PROTECTED = "/v1/"
 # Whoever has one of these addresses may have the picture: nobody can guess it.
 OPEN = ("/v1/images/files/",)
-WITH_PICTURES = ("/v1/images/edits", "/v1/images/variations")
+# A chat's earlier answers, which clients send back, hold pictures, too.
+WITH_PICTURES = ("/v1/images/edits", "/v1/images/variations", "/v1/chat/completions")
 FILES = "/v1/files"
 FORM_BYTES = 64 * KIB  # of a form, around the file in it
 
@@ -47,7 +49,7 @@ class RequestContext:
         outer = Headers(scope=scope).get(REQUEST_ID, "")[:MAX_ID] if self.outer_ids else ""
         request_id = outer or f"req_{secrets.token_hex(12)}"
         scope.setdefault("state", {})["request_id"] = request_id
-        begun, status = time.perf_counter(), 0
+        begun, status, token = time.perf_counter(), 0, current_request.set(request_id)
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -63,6 +65,7 @@ class RequestContext:
             await self.app(scope, receive, send_with_id)
         finally:
             log_request(scope, request_id, status, time.perf_counter() - begun)
+            current_request.reset(token)
 
 
 class Guard:

@@ -73,16 +73,24 @@ class Server:
             message = f"The model {shown!r} does not exist here; {', '.join(self.names)} does."
             raise ApiError(404, message, param="model", code="model_not_found")
 
-    def check_counts(self, prompt: str, n: int | None) -> None:
-        """Raise `ApiError` beyond this server's own limits; the protocol's have been checked."""
+    def check_counts(self, prompt: str, n: int | None, prompt_is: str = "prompt") -> None:
+        """Raise `ApiError` beyond this server's own limits; the protocol's have been checked.
+
+        prompt_is: the parameter that the prompt came in.
+        """
         if len(prompt) > self.limits.prompt_chars:
             message = (
                 f"The prompt has {len(prompt)} characters; at most {self.limits.prompt_chars} are taken."
             )
-            raise ApiError(400, message, param="prompt", code="string_above_max_length")
+            raise ApiError(400, message, param=prompt_is, code="string_above_max_length")
         if (n or 1) > self.limits.n:
             message = f"n must be at most {self.limits.n}, got {n}."
             raise ApiError(400, message, param="n", code="integer_above_max_value")
+
+    def job_fields(self, body: Any) -> dict[str, Any]:
+        """What a job is told beside its prompt, its pictures and the extensions."""
+        own = {"n": body.n, "size": body.size, "quality": body.quality}
+        return {**own, "guided": self.settings.guided}
 
     def style(self, body: Any, base_url: str) -> AnswerStyle:
         """How the pictures of a body are to look; raises `ApiError` for what does not go together."""

@@ -85,7 +85,7 @@ class ServerSettings:
     (or client address without keys); None is without limit. cors_origins: web pages that may call from a browser.
     public_url: what URLs in answers begin with; None takes it from the request.
     device: of the decoder. dtype: of both stages, see `precision`.
-    max_num_seqs: pictures that a token engine writes at once. guided: False halves its work and refuses guidance.
+    max_num_seqs: pictures that a token engine writes at once. guided: False halves its work; guidance_scale is 1 then.
     drain_seconds: what is under way at the end gets so long. traces_url: where spans are sent, None for nowhere.
     """
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from v2flow_engine.errors import RequestError
 from v2flow_engine.reading import READ_ERRORS
+from v2flow_engine.serving.errors import file_too_large
 from v2flow_engine.serving.file_store import FileStore
 from v2flow_engine.serving.protocol.images import ImageReference
 from v2flow_engine.serving.settings import Limits
@@ -27,9 +28,12 @@ _DATA_URL = re.compile(r"data:image/[a-z.+-]{1,20}(;[a-z0-9=-]{1,40})*;base64,",
 
 
 def open_upload(data: bytes, param: str, limits: Limits) -> Image.Image:
-    """A file's bytes -> the picture. Raises `RequestError` naming `param` for what is none, or too large."""
+    """A file's bytes -> the picture.
+
+    Raises `RequestError` naming `param` for what is none, or of too many pixels, `ApiError` for too many bytes.
+    """
     if len(data) > limits.upload_bytes:
-        raise RequestError(f"{param} has {len(data)} bytes; at most {limits.upload_bytes} are taken", param)
+        raise file_too_large(param, limits.upload_bytes)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -51,7 +55,7 @@ def open_upload(data: bytes, param: str, limits: Limits) -> Image.Image:
 def open_reference(
     reference: ImageReference, param: str, limits: Limits, files: FileStore, owner: str | None
 ) -> Image.Image:
-    """A data URL in a JSON body, or the id of an uploaded file -> the picture. Raises `RequestError` otherwise."""
+    """A data URL in a JSON body, or the id of an uploaded file -> the picture. Raises as `open_upload` does."""
     if (reference.file_id is None) == (reference.image_url is None):
         raise RequestError(f"{param} must have one of image_url and file_id", param)
     if reference.file_id is not None:

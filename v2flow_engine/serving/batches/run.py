@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import logging
 import secrets
 import time
@@ -17,6 +16,7 @@ from v2flow_engine.serving.batches.store import INPUT, Batch
 from v2flow_engine.serving.batches.work import answer_of
 from v2flow_engine.serving.calls import Caller
 from v2flow_engine.serving.file_store import new_file_id
+from v2flow_engine.serving.logs import current_request, log_fields
 
 if TYPE_CHECKING:
     from v2flow_engine.serving.server import Server
@@ -52,7 +52,7 @@ class BatchRun:
             await self._run()
         batch = self.batch
         counts = {"total": batch.total, "completed": batch.completed, "failed": batch.failed}
-        logger.info(json.dumps({"batch": batch.id, "status": batch.status, **counts}))
+        log_fields(logger, batch=batch.id, status=batch.status, **counts)
 
     async def _run(self) -> None:
         if self.batch.status == "validating":
@@ -90,6 +90,7 @@ class BatchRun:
                 if not work.done():
                     ending = "cancelled" if cancelled.done() else "expired"
                     if ending == "cancelled":
+                        cancelled.result()  # or the folder could not be read: nobody has cancelled anything
                         await self._become("cancelling")
             finally:
                 for task in (work, cancelled):
@@ -118,12 +119,13 @@ class BatchRun:
             raise errors.exceptions[0] from None
 
     async def _answer(self, line: Line, journal: Journal) -> None:
-        batch = self.batch
+        batch, request_id = self.batch, f"req_{secrets.token_hex(12)}"
         caller = Caller(batch.owner, batch.base_url)
+        current_request.set(request_id)  # of this task alone
         with self.server.tracing.request("batch request", {}, batch=batch.id, line=line.number):
             status, body = await answer_of(self.server, batch.endpoint, line.body, caller)
         self.server.metrics.batch_lines.labels(str(status)).inc()
-        response = {"status_code": status, "request_id": f"req_{secrets.token_hex(12)}", "body": body}
+        response = {"status_code": status, "request_id": request_id, "body": body}
         async with self._writing:
             # A thread goes on when nobody waits for it any more, so the lock must not be given up before it ends.
             await _shielded(asyncio.to_thread(self._write, journal, _record(line, response), status == 200))

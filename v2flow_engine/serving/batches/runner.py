@@ -44,14 +44,14 @@ class BatchRunner:
 
     async def _run(self) -> None:
         while True:
-            with self.server.batches.ownership() as owned:
-                if owned:
-                    try:
+            try:
+                with self.server.batches.ownership() as owned:
+                    if owned:
                         await self._own()
-                    except OSError:  # the folder is gone: it may come back
-                        logger.exception("batches cannot be looked after")
-                    finally:
-                        await self._stop()
+            except OSError:  # the folder is gone: it may come back
+                logger.exception("batches cannot be looked after")
+            finally:
+                await self._stop()
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _own(self) -> None:

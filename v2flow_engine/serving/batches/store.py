@@ -125,7 +125,7 @@ class BatchStore:
 
     def list(self, owner: str | None) -> list[Batch]:
         """All batches of a key, the newest first."""
-        found = [self._seen(path.name) for path in self.folder.glob("batch_*")]
+        found = [self._seen(home.name) for home in self._homes()]
         own = [batch for batch in found if batch is not None and batch.owner == owner]
         return sorted(own, key=lambda batch: (batch.created, batch.id), reverse=True)
 
@@ -144,9 +144,15 @@ class BatchStore:
         """Ids of batches that are not over, the oldest first."""
         found = []
         for path in self._todo.iterdir():
+            if not _ID.fullmatch(path.name):
+                continue
             with contextlib.suppress(FileNotFoundError):
                 found.append((path.stat().st_mtime_ns, path.name))
         return [name for _, name in sorted(found)]
+
+    def _homes(self) -> list[Path]:
+        """Folders of batches; others, of whatever name, are the user's."""
+        return [path for path in self.folder.iterdir() if _ID.fullmatch(path.name)]
 
     def _seen(self, batch_id: str) -> Batch | None:
         """A batch as callers see it: one that is to be cancelled is about to be, before its owner looks."""
@@ -171,7 +177,7 @@ class BatchStore:
         """Forget batches that have been over for long, and what a crash left half-made."""
         now = time.time()
         todo = set(self.todo())
-        for home in self.folder.glob("batch_*"):
+        for home in self._homes():
             if home.name in todo:
                 continue
             with contextlib.suppress(FileNotFoundError):

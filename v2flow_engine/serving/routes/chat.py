@@ -5,12 +5,13 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, aclosing
+from contextlib import aclosing
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
+from v2flow_engine.errors import RequestError
 from v2flow_engine.serving.answers import AnswerStyle, sse, told_in_stream
 from v2flow_engine.serving.connection import EventStream
 from v2flow_engine.serving.errors import ApiError
@@ -40,20 +41,22 @@ async def complete(body: ChatBody, request: Request, server: Shared) -> Response
     """A picture of what the last user message says, as an answer in a chat."""
     server.check_model(body.model)
     prompt = prompt_of(body)
-    server.check_counts(prompt, body.n)
+    server.check_counts(prompt, body.n, prompt_is="messages")
     style = server.style(body, caller_of(request).base_url)
-    job = generation_job(server.folder, prompt, body, n=body.n, size=body.size, quality=body.quality)
+    try:
+        job = generation_job(server.folder, prompt, body, **server.job_fields(body))
+    except RequestError as error:
+        raise RequestError(str(error), "messages" if error.param == "prompt" else error.param) from error
     head = {
         "id": f"chatcmpl-{secrets.token_hex(12)}",
         "created": int(time.time()),
         "model": body.model or server.names[0],
     }
-    with ExitStack() as places:
-        places.enter_context(server.admission.enter(len(job.requests)))
+    with server.admission.held(len(job.requests)) as places:
         pictures = server.pictures(request, job)
         if body.stream:
             usage = bool(body.stream_options and body.stream_options.include_usage)
-            events = told_in_stream(_chunks(pictures, style, head, usage), named=False)
+            events = told_in_stream(_chunks(pictures, style, head, usage), request, named=False)
             return EventStream(events, places.pop_all().close)
         async with aclosing(pictures) as finished:
             answer = await _completion(finished, style, head)

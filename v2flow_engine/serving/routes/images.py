@@ -16,7 +16,7 @@ from v2flow_engine.serving.calls import Call, edit_call, generation_call, json_e
 from v2flow_engine.serving.connection import EventStream
 from v2flow_engine.serving.errors import ApiError, of_validation
 from v2flow_engine.serving.forms import Form, is_multipart, read_form
-from v2flow_engine.serving.jobs import variation_job
+from v2flow_engine.serving.jobs import Job, variation_job
 from v2flow_engine.serving.openapi import EDIT_REQUEST, VARIATION_REQUEST, answers
 from v2flow_engine.serving.protocol.images import (
     EditBody,
@@ -35,7 +35,9 @@ Shared = Annotated[Server, Depends(server_of)]
 @router.post("/v1/images/generations", response_model=None, responses=answers(ImagesResponse, stream=True))
 async def generate(body: GenerationBody, request: Request, server: Shared) -> Response:
     """Pictures from a prompt."""
-    return await _answer(request, server, generation_call(server, body, caller_of(request)))
+    call = generation_call(server, body, caller_of(request))
+    with server.admission.held(len(call.job.requests)) as places:
+        return await _answer(request, server, call, places)
 
 
 @router.post(
@@ -49,11 +51,14 @@ async def edit(request: Request, server: Shared) -> Response:
     opaque; without a mask, the picture's own transparent parts."""
     caller = caller_of(request)
     if not is_multipart(request):
-        return await _answer(request, server, await json_edit_call(server, await _json(request), caller))
+        asked = await _json(request)
+        with server.admission.held(asked.n or 1) as places:  # a full server opens no pictures
+            return await _answer(request, server, await json_edit_call(server, asked, caller), places)
     form = await read_form(request, server.limits)
     body = form.fields(EditFields)
-    image, mask = await asyncio.to_thread(_open_files, form, server)
-    return await _answer(request, server, await edit_call(server, body, caller, image, mask))
+    with server.admission.held(body.n or 1) as places:
+        call = await edit_call(server, body, caller, lambda: _open_files(form, server))
+        return await _answer(request, server, call, places)
 
 
 @router.post(
@@ -69,10 +74,14 @@ async def vary(request: Request, server: Shared) -> Response:
     server.check_model(body.model)
     server.check_counts("", body.n)
     style = server.style(body, caller_of(request).base_url)
-    image = await asyncio.to_thread(open_upload, _needed(form), "image", server.limits)
-    fields = {"n": body.n, "size": body.size, "quality": body.quality}
-    job = await asyncio.to_thread(variation_job, server.folder, body, image, **fields)
-    return await _answer(request, server, Call(job, style, body, "image_variation"))
+
+    def made() -> Job:
+        image = open_upload(_needed(form), "image", server.limits)
+        return variation_job(server.folder, body, image, **server.job_fields(body))
+
+    with server.admission.held(body.n or 1) as places:
+        call = Call(await asyncio.to_thread(made), style, body, "image_variation")
+        return await _answer(request, server, call, places)
 
 
 @router.get(
@@ -93,19 +102,16 @@ async def stored(name: str, server: Shared) -> Response:
     return Response(image.data, media_type=image.media_type, headers=headers)
 
 
-async def _answer(request: Request, server: Server, call: Call) -> Response:
-    """The pictures at once, or as events where the caller asked for a stream."""
+async def _answer(request: Request, server: Server, call: Call, places: ExitStack) -> Response:
+    """The pictures at once, or as events where the caller asked for a stream, which takes over the places."""
     job, style, num_partials = call.job, call.style, call.num_partials
     if not getattr(call.body, "stream", None):
-        with server.admission.enter(len(job.requests)):
-            async with aclosing(server.pictures(request, job)) as pictures:
-                answer = await images_response(pictures, style, job.size)
+        async with aclosing(server.pictures(request, job)) as pictures:
+            answer = await images_response(pictures, style, job.size)
         return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
-    with ExitStack() as places:
-        places.enter_context(server.admission.enter(len(job.requests)))
-        pictures = server.pictures(request, job, num_partials)
-        events = told_in_stream(image_events(pictures, style, job.size, call.kind))
-        return EventStream(events, places.pop_all().close)
+    pictures = server.pictures(request, job, num_partials)
+    events = told_in_stream(image_events(pictures, style, job.size, call.kind), request)
+    return EventStream(events, places.pop_all().close)
 
 
 def _open_files(form: Form, server: Server) -> tuple[Image.Image, Image.Image | None]:

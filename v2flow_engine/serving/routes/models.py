@@ -20,9 +20,9 @@ async def models(server: Shared) -> ModelList:
     return ModelList(data=[_card(server, name) for name in server.names])
 
 
-@router.get("/v1/models/{name}", responses=answers(ModelCard, 404, 429))
+@router.get("/v1/models/{name:path}", responses=answers(ModelCard, 404, 429))
 async def model(name: str, server: Shared) -> ModelCard:
-    """One of them."""
+    """One of them; its name may have slashes."""
     server.check_model(name)
     return _card(server, name)
 
