@@ -8,11 +8,11 @@ on. Knows nothing of files or models.
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from v2flow_engine.config import Grid
 from v2flow_engine.errors import RequestError
-from v2flow_engine.reading import to_rgb
+from v2flow_engine.reading import to_rgb, upright
 
 MIDDLE = 128
 
@@ -42,10 +42,10 @@ def pixel_mask(image: Image.Image, mask: Image.Image | None) -> np.ndarray:
 
 
 def _transparent(image: Image.Image) -> np.ndarray:
-    upright = ImageOps.exif_transpose(image)
-    if not upright.has_transparency_data:
-        return np.zeros((upright.height, upright.width), dtype=bool)
-    return np.asarray(upright.convert("RGBA").getchannel("A")) < MIDDLE
+    turned = upright(image)
+    if not turned.has_transparency_data:
+        return np.zeros((turned.height, turned.width), dtype=bool)
+    return np.asarray(turned.convert("RGBA").getchannel("A")) < MIDDLE
 
 
 def touched_cells(mask: np.ndarray, grid: Grid) -> np.ndarray:

@@ -1,7 +1,7 @@
 """An image file of any kind that Pillow reads -> an upright picture, RGB or of its own mode.
 
-EXIF orientation is applied; of an animation it is the first frame; transparent parts show a ground colour; more
-than 8 bits become 8. Colour profiles are not applied. Knows nothing of sizes or models.
+EXIF orientation is applied, unless the EXIF is broken; of an animation it is the first frame; transparent parts show a
+ground colour; more than 8 bits become 8. Colour profiles are not applied. Knows nothing of sizes or models.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from v2flow_engine.errors import DataError, RequestError
 
@@ -30,6 +30,17 @@ READ_ERRORS = (
     Image.DecompressionBombError,
 )
 
+# What is to be done with pictures of each EXIF orientation but 1.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
 
 def read_picture(path: str | Path, ground: Color = WHITE) -> Image.Image:
     """An image file -> `to_rgb` of it. Raises `DataError` naming the file and what is wrong with it."""
@@ -38,7 +49,7 @@ def read_picture(path: str | Path, ground: Color = WHITE) -> Image.Image:
 
 def read_image(path: str | Path) -> Image.Image:
     """An image file -> the image, upright, with its transparency. Raises `DataError` as `read_picture` does."""
-    return _read(path, ImageOps.exif_transpose)
+    return _read(path, upright)
 
 
 def _read(path: str | Path, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
@@ -62,12 +73,33 @@ def to_rgb(image: Image.Image, ground: Color = WHITE) -> Image.Image:
     """
     if not isinstance(image, Image.Image):
         raise RequestError(f"expected a PIL image, got {type(image).__name__}")
-    image = _to_8_bits(ImageOps.exif_transpose(image))
+    image = _to_8_bits(upright(image))
     if not image.has_transparency_data:
         return image.convert("RGB")
     laid = Image.new("RGBA", image.size, (*ground, 255))
     laid.alpha_composite(image.convert("RGBA"))
     return laid.convert("RGB")
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A copy of an image, turned as its EXIF says, whose EXIF then says nothing; a broken EXIF turns nothing.
+
+    Not `ImageOps.exif_transpose`: it also writes the EXIF anew, and fails if any tag in it is odd.
+    """
+    image.load()
+    method = _turn(image)
+    if method is None:
+        return image.copy()
+    turned = image.transpose(method)
+    turned.info = {key: value for key, value in image.info.items() if key == "transparency"}
+    return turned
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow's reader of EXIF raises nearly anything
+        return None
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
