@@ -72,12 +72,14 @@ class EventStream(Response):
 
     Args:
         done: called when the stream is over, however it ends.
+        seconds: in which a caller must take an event. One who does not would hold places for ever; the answer is
+            broken off.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[bytes], done: Callable[[], None]) -> None:
-        self.events, self.done = events, done
+    def __init__(self, events: AsyncIterator[bytes], done: Callable[[], None], seconds: float) -> None:
+        self.events, self.done, self.seconds = events, done, seconds
         self.status_code, self.background = 200, None
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
 
@@ -87,7 +89,8 @@ class EventStream(Response):
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             async with aclosing(self.events) as events:
                 async for event in events:
-                    await send({"type": "http.response.body", "body": event, "more_body": True})
+                    async with asyncio.timeout(self.seconds):
+                        await send({"type": "http.response.body", "body": event, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             self.done()

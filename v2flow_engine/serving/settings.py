@@ -17,6 +17,7 @@ class Limits:
     prompt_chars: of a prompt, before the model's own limit in tokens. n: pictures of one request.
     body_bytes: of a JSON body; upload_body_bytes: of one with pictures in it. upload_bytes, upload_pixels: of one
     uploaded picture. body_seconds: a body must have arrived after so long; header_seconds: likewise a request's head.
+    send_seconds: an event of a stream must have been taken after so long.
     pictures: under way at once in this process, waiting ones included; more are told to come again.
     request_seconds: a request must be answered after so long, or it is given up.
     url_seconds: an answer's URL works for so long. url_bytes: of all pictures kept for URLs; the oldest go first.
@@ -34,6 +35,7 @@ class Limits:
     upload_pixels: int = 32_000_000
     header_seconds: float = 15.0
     body_seconds: float = 60.0
+    send_seconds: float = 60.0
     pictures: int = 256
     request_seconds: float = 300.0
     url_seconds: float = 3600.0

@@ -57,7 +57,7 @@ async def complete(body: ChatBody, request: Request, server: Shared) -> Response
         if body.stream:
             usage = bool(body.stream_options and body.stream_options.include_usage)
             events = told_in_stream(_chunks(pictures, style, head, usage), request, named=False)
-            return EventStream(events, places.pop_all().close)
+            return EventStream(events, places.pop_all().close, server.limits.send_seconds)
         async with aclosing(pictures) as finished:
             answer = await _completion(finished, style, head)
         return Response(answer.model_dump_json(), media_type="application/json")

@@ -111,7 +111,7 @@ async def _answer(request: Request, server: Server, call: Call, places: ExitStac
         return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
     pictures = server.pictures(request, job, num_partials)
     events = told_in_stream(image_events(pictures, style, job.size, call.kind), request)
-    return EventStream(events, places.pop_all().close)
+    return EventStream(events, places.pop_all().close, server.limits.send_seconds)
 
 
 def _open_files(form: Form, server: Server) -> tuple[Image.Image, Image.Image | None]:
