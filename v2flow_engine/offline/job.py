@@ -19,6 +19,7 @@ from v2flow_engine.generation.image_request import ImageRequest
 from v2flow_engine.offline.actors import ActorConfig, DecoderActor, TokenActor, finished_images
 from v2flow_engine.offline.backlog import Backlog
 from v2flow_engine.offline.batches import by_size
+from v2flow_engine.offline.block_figures import forget_block_figures
 from v2flow_engine.offline.feed import FeedState, feed_dataset, start_feed
 from v2flow_engine.offline.sizing import Sizing
 from v2flow_engine.offline.stages import FinishedImage, describe_error
@@ -174,6 +175,7 @@ def _rows(dataset: Dataset) -> Iterator[tuple[int, bytes]]:
     for rows in dataset.iter_batches(batch_size=None, prefetch_batches=0):
         for number, data in zip(rows["number"], rows["batch"], strict=True):
             yield int(number), bytes(data)
+        forget_block_figures(dataset)
 
 
 @contextlib.contextmanager
