@@ -35,9 +35,8 @@ class Backlog:
         self._suspects: deque[Batch] = deque()  # of one row each
         self._lost: set[int] = set()  # first rows of batches that were lost once without a known reason
         self._made: Batch = []
-        self._alone = self._probed = (
-            False  # of the pass under way: whether rows are alone in it, with a probe
-        )
+        # of the pass under way: whether rows are alone in it, with a probe
+        self._alone = self._probed = False
 
     def over(self) -> bool:
         """Whether nothing is left; reads on in the source to find out."""

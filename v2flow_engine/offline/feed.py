@@ -52,9 +52,8 @@ class Feed:
         self._batches: dict[int, tuple[bytes, int]] = {}
         self._stage: dict[int, str] = {}
         self._started: dict[tuple[int, str], float] = {}
-        self._begun: dict[
-            int, tuple[str, int]
-        ] = {}  # batch -> pool, times that it was begun there and not ended
+        # batch -> pool, times that it was begun there and not ended
+        self._begun: dict[int, tuple[str, int]] = {}
         self._count = 0
         self._end: int | None = None
         self._news = asyncio.Event()
@@ -101,10 +100,8 @@ class Feed:
         else:
             if begun_in == pool:
                 self._begun.pop(number, None)
-            seconds, rows = (
-                now - self._started.pop((number, pool), now),
-                self._batches.get(number, (b"", 0))[1],
-            )
+            seconds = now - self._started.pop((number, pool), now)
+            _, rows = self._batches.get(number, (b"", 0))
             self._state.first.setdefault(pool, (seconds, rows))
             self._state.busy[pool] += seconds
             self._state.rows[pool] += rows

@@ -102,9 +102,8 @@ class Sink:
         self.model = model
         self.flat = pictures <= FLAT_UP_TO
         self.written = 0
-        self._failed_rows = (
-            KeySet()
-        )  # their numbers: pictures of a row fail one after the other, or batches apart
+        # their numbers: pictures of a row fail one after the other, or batches apart
+        self._failed_rows = KeySet()
         self.failed_pictures = 0
         self.first_error = ""
         self.finished = self._open(changed)
