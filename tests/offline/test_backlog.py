@@ -34,17 +34,17 @@ class OneActor(RayRun):
 
     def _pass(self, backlog: Backlog, supply: Supply, sizing: Sizing, alone: bool) -> Iterator[FinishedImage]:
         self.passes += 1
-        self._worked, begun_twice, lost = False, set(), 0
+        self._worked, died_with, lost = False, set(), 0
         batches = enumerate(supply.batches)
         for number, batch in batches:
             supply.unfinished[number] = batch
             if any(map(self.kills, batch)):
-                begun_twice.add(number)
+                died_with.add(number)
                 lost += 1
                 if not alone and (neighbour := next(batches, None)) is not None:
                     supply.unfinished[neighbour[0]] = neighbour[1]
                     lost += 1
-                self._begun_twice = frozenset(begun_twice)
+                self._died_with = frozenset(died_with)
                 if lost > MAX_LOST_BATCHES:
                     raise EngineDeadError("too many are lost")
                 continue
@@ -55,7 +55,7 @@ class OneActor(RayRun):
                     backlog.made(request)
                     yield finished(request.index)
             supply.finished(number)
-        self._begun_twice = frozenset(begun_twice)
+        self._died_with = frozenset(died_with)
 
 
 def sizing(rows: int) -> Sizing:

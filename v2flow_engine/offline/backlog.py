@@ -67,18 +67,18 @@ class Backlog:
         self._made = [request]
 
     def settle(
-        self, unfinished: Mapping[int, Batch], begun_twice: Set[int], *, worked: bool, broken: bool
+        self, unfinished: Mapping[int, Batch], died_with: Set[int], *, worked: bool, broken: bool
     ) -> list[ImageRequest]:
         """Take back what a pass has not finished; returns the rows that are given up.
 
         Args:
             unfinished: number in the pass -> batch.
-            begun_twice: numbers of those whose worker died while at work on them.
+            died_with: numbers of those that a worker died at work on.
             worked: whether anything came out of the pass.
             broken: whether it ended before its time; if not, all that is unfinished was lost.
         """
         # Else the workers that died took batches along that waited for them.
-        unexplained = not broken and not begun_twice
+        unexplained = not broken and not died_with
         # Nothing came out, and nothing was left that should have.
         hopeless = self._alone and not broken and not self._probed
         given_up: list[ImageRequest] = []
@@ -87,10 +87,12 @@ class Backlog:
             first = batch[0].index
             if first not in self.outstanding:
                 continue  # a probe, made long ago
-            single = self._alone and len(batch) == 1
+            single = (
+                self._alone and len(batch) == 1
+            )  # of one row elsewhere, it may have been lost with a neighbour
             lost_again = unexplained and first in self._lost
-            guilty = number in begun_twice or (single and lost_again)
-            if guilty and len(batch) == 1 and (worked or hopeless):
+            guilty = number in died_with or (single and lost_again)
+            if guilty and single and (worked or hopeless):
                 given_up += batch
             elif guilty or single or lost_again:
                 self._suspects.extend([request] for request in batch)

@@ -52,8 +52,9 @@ class Feed:
         self._batches: dict[int, tuple[bytes, int]] = {}
         self._stage: dict[int, str] = {}
         self._started: dict[tuple[int, str], float] = {}
-        # batch -> pool, times that it was begun there and not ended
-        self._begun: dict[int, tuple[str, int]] = {}
+        # actor -> its process, and what that began last
+        self._last_begun: dict[str, tuple[str, int, str]] = {}
+        self._died_with: set[tuple[int, str]] = set()
         self._count = 0
         self._end: int | None = None
         self._news = asyncio.Event()
@@ -84,22 +85,26 @@ class Feed:
         """A batch is finished."""
         self._batches.pop(number, None)
         self._stage.pop(number, None)
-        self._begun.pop(number, None)
         for pool in ("tokens", "decoder"):  # a worker that died has not ended its part
             self._started.pop((number, pool), None)
+            self._died_with.discard((number, pool))
 
-    async def note(self, number: int, stage: str, worker: str) -> None:
-        """A worker starts ("tokens", "decoder") or ends ("between", "done") its part of a batch."""
+    async def note(self, number: int, stage: str, worker: str, actor: str = "") -> None:
+        """A worker starts ("tokens", "decoder") or ends ("between", "done") its part of a batch.
+
+        actor: whose process the worker is; it stays the same when another process takes over.
+        """
         now = time.monotonic()
         pool = {"between": "tokens", "done": "decoder"}.get(stage, stage)
         self._workers[pool].add(worker)
-        begun_in, times = self._begun.get(number, (pool, 0))
         if stage == pool:
+            before, *part = self._last_begun.get(actor, (worker, number, pool))
+            if before != worker and tuple(part) in self._started:
+                self._died_with.add((part[0], part[1]))
+            self._last_begun[actor] = worker, number, pool
             self._started[number, pool] = now
-            self._begun[number] = pool, (times if begun_in == pool else 0) + 1
         else:
-            if begun_in == pool:
-                self._begun.pop(number, None)
+            self._died_with.discard((number, pool))
             seconds = now - self._started.pop((number, pool), now)
             _, rows = self._batches.get(number, (b"", 0))
             self._state.first.setdefault(pool, (seconds, rows))
@@ -108,9 +113,9 @@ class Feed:
         if number in self._batches:
             self._stage[number] = stage
 
-    async def begun_twice(self) -> list[int]:
-        """Unfinished batches whose worker died at work on them, and that were begun again."""
-        return [number for number, (_, times) in self._begun.items() if times > 1]
+    async def died_with(self) -> list[int]:
+        """Unfinished batches that a worker died at work on: another process of its actor has begun one since."""
+        return [number for number, _ in self._died_with]
 
     async def state(self) -> FeedState:
         """As of now, batches under way included in `busy`."""
@@ -167,7 +172,7 @@ def note_begun(feed: ActorHandle, number: int, pool: str, worker: str) -> None:
     """Tell the feed that a worker starts its part of a batch, and wait until it knows: the batch may be its death."""
     import ray
 
-    ray.get(feed.note.remote(number, pool, worker))
+    ray.get(feed.note.remote(number, pool, worker, ray.get_runtime_context().get_actor_id()))
 
 
 def worker_name() -> str:

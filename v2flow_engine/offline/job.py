@@ -52,7 +52,7 @@ class RayRun:
     last_state: FeedState = field(default_factory=FeedState)
     _feed: Any = None
     _worked: bool = False  # whether anything came out of the last pass
-    _begun_twice: frozenset[int] = frozenset()
+    _died_with: frozenset[int] = frozenset()
 
     def images(self, requests: Iterable[ImageRequest], sizing: Sizing) -> Iterator[FinishedImage]:
         """`images_of` batches as `by_size` makes them."""
@@ -76,7 +76,7 @@ class RayRun:
             except EngineDeadError as error:
                 broken = error
             given_up = backlog.settle(
-                supply.unfinished, self._begun_twice, worked=self._worked, broken=broken is not None
+                supply.unfinished, self._died_with, worked=self._worked, broken=broken is not None
             )
             if self._worked or given_up:
                 idle = 0
@@ -106,7 +106,7 @@ class RayRun:
         """One Ray Data pipeline, until the supply ends or it breaks."""
         import ray
 
-        self._worked, self._begun_twice = False, frozenset()
+        self._worked, self._died_with = False, frozenset()
         with _data_context(), _as_dead_engine():
             feed = self._feed = start_feed()
             dataset = build_dataset(feed, self.config, sizing, alone=alone)
@@ -129,7 +129,7 @@ class RayRun:
             finally:
                 self.state()
                 with contextlib.suppress(ray.exceptions.RayError):
-                    self._begun_twice = frozenset(ray.get(feed.begun_twice.remote(), timeout=30))
+                    self._died_with = frozenset(ray.get(feed.died_with.remote(), timeout=30))
                 self._feed = None
                 ray.kill(feed)
 
