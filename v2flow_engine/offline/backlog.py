@@ -87,9 +87,8 @@ class Backlog:
             first = batch[0].index
             if first not in self.outstanding:
                 continue  # a probe, made long ago
-            single = (
-                self._alone and len(batch) == 1
-            )  # of one row elsewhere, it may have been lost with a neighbour
+            # A batch of one row in any other pass may have been lost with a neighbour.
+            single = self._alone and len(batch) == 1
             lost_again = unexplained and first in self._lost
             guilty = number in died_with or (single and lost_again)
             if guilty and single and (worked or hopeless):
