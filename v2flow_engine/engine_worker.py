@@ -162,10 +162,10 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
         """Whether it is closed or gave up: nothing will be served any more."""
         return self._over
 
-    def raise_if_over(self) -> None:
-        """Raise `EngineDeadError` with the reason if it is closed, closing or gave up."""
-        if self._over or self._closing:
-            raise EngineDeadError(str(self._end or f"the {self.name} engine is closing"))
+    @property
+    def given_up(self) -> BaseException | None:
+        """Why no engine is started any more though nobody closes the worker; None while one serves or is made."""
+        return self._end if self._over and not self._closing else None
 
     @property
     def starting(self) -> bool:
@@ -179,7 +179,7 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
         The future raises `V2FlowError` for what the engine cannot do, `EngineDeadError` if the engine broke.
         """
         with self._wake:
-            self.raise_if_over()
+            self._raise_if_over()
             if len(self._tickets) >= self.max_in_flight:
                 raise QueueFullError(
                     f"{self.name}: {len(self._tickets)} requests are under way, the most there may be",
@@ -206,7 +206,7 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
                 future.set_exception(error)
 
         with self._wake:
-            self.raise_if_over()
+            self._raise_if_over()
             self._calls.add(future)
             self._commands.append(run)
             self._wake.notify()
@@ -394,6 +394,10 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
         with self._wake:
             self._over, self._end = True, EngineDeadError(f"the {self.name} engine {what}")
         self._fail_all(what, cause)
+
+    def _raise_if_over(self) -> None:
+        if self._over or self._closing:
+            raise EngineDeadError(str(self._end or f"the {self.name} engine is closing"))
 
 
 def _forget_frames(error: BaseException | None) -> None:

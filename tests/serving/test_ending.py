@@ -20,7 +20,6 @@ from v2flow_engine.checkpoint import ModelFolder
 from v2flow_engine.decoding.decoder_worker import DecoderWorker
 from v2flow_engine.decoding.engine.decoder_engine import DecoderEngine
 from v2flow_engine.engine_worker import MAX_DEATHS_IN_A_ROW
-from v2flow_engine.errors import EngineDeadError
 from v2flow_engine.serving.in_process import InProcessBackend
 from v2flow_engine.serving.single_process import _watch
 
@@ -79,8 +78,9 @@ def test_a_signal_in_the_middle_of_work(folder: ModelFolder, tmp_path: Path) -> 
         )
         process.send_signal(signal.SIGTERM)
         asking.join(WAIT)
-        process.communicate(timeout=WAIT)
+        _, told = process.communicate(timeout=WAIT)
         assert process.returncode in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
+        assert "engine is" not in told  # it was closed, and has not given up
     assert [(answer.status_code, len(answer.json()["data"])) for answer in answers] == [(200, 8)]
 
 
@@ -91,7 +91,7 @@ def test_the_server_ends_with_an_engine_that_has_given_up(
     backend = object.__new__(InProcessBackend)
     backend.token_worker = backend.decoder_worker = DecoderWorker(lambda: DecoderEngine.from_folder(folder))
 
-    async def watched() -> EngineDeadError:
+    async def watched() -> BaseException:
         watching = asyncio.create_task(_watch(backend, time.monotonic()))
         for _ in range(MAX_DEATHS_IN_A_ROW):
             await asyncio.wrap_future(backend.decoder_worker.call(lambda engine: None))  # it serves
@@ -103,3 +103,9 @@ def test_the_server_ends_with_an_engine_that_has_given_up(
     assert f"broke {MAX_DEATHS_IN_A_ROW} times in a row" in str(asyncio.run(watched()))
     assert "ready after" in capsys.readouterr().err
     backend.decoder_worker.close()
+
+
+def test_an_engine_that_is_closed_has_not_given_up(folder: ModelFolder) -> None:
+    worker = DecoderWorker(lambda: DecoderEngine.from_folder(folder))
+    worker.close()
+    assert worker.over and worker.given_up is None

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from v2flow_engine.errors import EngineDeadError
@@ -96,21 +97,19 @@ async def _run(server: uvicorn.Server, backend: InProcessBackend, listener: sock
     return 1 if failed else 0
 
 
-async def _watch(backend: InProcessBackend, begun: float) -> EngineDeadError:
+async def _watch(backend: InProcessBackend, begun: float) -> BaseException:
     """Say when pictures can be made; returns why an engine has given up, at its start or later.
 
     Without one of them the server could only refuse: it ends, for whatever supervises it to start another.
     """
     ready = False
     while True:
-        try:
-            if not ready:
+        for worker in (backend.token_worker, backend.decoder_worker):
+            if worker.given_up is not None:
+                return worker.given_up
+        if not ready:
+            with suppress(EngineDeadError):  # it is being started again, or closed
                 await backend.check()
                 ready = True
                 print(f"v2flow: ready after {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-            await asyncio.sleep(WATCH_SECONDS)
-            for worker in (backend.token_worker, backend.decoder_worker):
-                worker.raise_if_over()
-        except EngineDeadError as error:
-            if backend.token_worker.over or backend.decoder_worker.over:
-                return error
+        await asyncio.sleep(WATCH_SECONDS)
