@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 from v2flow_engine.errors import OutputError
 
@@ -107,6 +108,28 @@ def mebibytes(folder: Path) -> float:
 def temporary_name(path: Path) -> Path:
     """Where a file grows until it is whole: beside it, hidden."""
     return path.with_name(f".{path.name}.tmp")
+
+
+@contextlib.contextmanager
+def replaced_durably(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """A file to fill, in text or in bytes, which takes a path's place in one step when it is on the disk.
+
+    An error leaves it under its temporary name, and what was there as it was.
+    """
+    with temporary_name(path).open(mode, encoding=None if "b" in mode else "utf-8") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    temporary_name(path).replace(path)
+
+
+def sync_folder(directory: Path) -> None:
+    """Make names in a folder as lasting as the files."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def whole_name(name: str) -> str:

@@ -102,9 +102,8 @@ class DecoderWorker(EngineWorker[DecoderEngine, DecodeRequest, np.ndarray]):
     ) -> None:
         if pixels.cancelled():
             return
-        error = (
-            pixels.exception()
-        )  # asked for, not raised: this frame would stay with the error, and hold the engine
+        # Asked for, not raised: this frame would stay with the error, and hold the engine.
+        error = pixels.exception()
         if error is None:
             try:
                 use(request_id, pixels.result())

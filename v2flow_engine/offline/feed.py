@@ -53,7 +53,7 @@ class Feed:
         self._stage: dict[int, str] = {}
         self._started: dict[tuple[int, str], float] = {}
         # actor -> its process, and what that began last
-        self._last_begun: dict[str, tuple[str, int, str]] = {}
+        self._last_begun: dict[str, tuple[str, tuple[int, str]]] = {}
         self._died_with: set[tuple[int, str]] = set()
         self._count = 0
         self._end: int | None = None
@@ -98,10 +98,10 @@ class Feed:
         pool = {"between": "tokens", "done": "decoder"}.get(stage, stage)
         self._workers[pool].add(worker)
         if stage == pool:
-            before, *part = self._last_begun.get(actor, (worker, number, pool))
-            if before != worker and tuple(part) in self._started:
-                self._died_with.add((part[0], part[1]))
-            self._last_begun[actor] = worker, number, pool
+            before, part = self._last_begun.get(actor, (worker, (number, pool)))
+            if before != worker and part in self._started:
+                self._died_with.add(part)
+            self._last_begun[actor] = worker, (number, pool)
             self._started[number, pool] = now
         else:
             self._died_with.discard((number, pool))

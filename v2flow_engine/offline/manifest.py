@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from v2flow_engine.errors import OutputError
-from v2flow_engine.files import temporary_name
+from v2flow_engine.files import replaced_durably
 
 MANIFEST = "manifest.jsonl"
 SORTED_UP_TO = 32 * 2**20  # bytes; a longer manifest stays in the order of completion
@@ -100,13 +100,10 @@ def iter_manifest(directory: Path) -> Iterator[ManifestEntry]:
 def rewrite_manifest(directory: Path, keep: Callable[[ManifestEntry], bool]) -> None:
     """Replace the manifest in one step by those of its lines that are to be kept."""
     path = directory / MANIFEST
-    with temporary_name(path).open("w", encoding="utf-8") as file:
+    with replaced_durably(path) as file:
         for entry in iter_manifest(directory):
             if keep(entry):
                 file.write(entry.to_line())
-        file.flush()
-        os.fsync(file.fileno())
-    temporary_name(path).replace(path)
 
 
 def sort_manifest(directory: Path) -> None:
@@ -115,13 +112,10 @@ def sort_manifest(directory: Path) -> None:
     if path.stat().st_size > SORTED_UP_TO:
         return
     places = array("q", (entry.place for entry in iter_manifest(directory)))
-    with path.open("rb") as lines, temporary_name(path).open("wb") as file:
+    with path.open("rb") as lines, replaced_durably(path, "wb") as file:
         starts = array("q", [0])
         for line in lines:
             starts.append(starts[-1] + len(line))
         for number in sorted(range(len(places)), key=places.__getitem__):
             lines.seek(starts[number])
             file.write(lines.readline())
-        file.flush()
-        os.fsync(file.fileno())
-    temporary_name(path).replace(path)

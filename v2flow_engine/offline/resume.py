@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from v2flow_engine.errors import OutputError
-from v2flow_engine.files import temporary_name
+from v2flow_engine.files import replaced_durably, sync_folder
 from v2flow_engine.offline.identity import KeyMap, KeySet, fingerprint_of, key_of, with_defaults
 from v2flow_engine.offline.manifest import MANIFEST, ManifestEntry, iter_manifest, rewrite_manifest
 from v2flow_engine.offline.planning import BadRow, Picture
-from v2flow_engine.offline.shards import SHARD_KINDS, SHARDS, read_shards, shard_line, sync_folder
+from v2flow_engine.offline.shards import SHARD_KINDS, SHARDS, read_shards, shard_line
 
 
 @dataclass(frozen=True)
@@ -228,11 +227,8 @@ def _remove_shards(directory: Path, keep: dict[str, Any]) -> None:
     """Remove all shards but some, and note those that stay."""
     listed = directory / SHARDS
     if listed.exists():
-        with temporary_name(listed).open("w", encoding="utf-8") as file:
+        with replaced_durably(listed) as file:
             file.writelines(map(shard_line, keep.values()))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary_name(listed).replace(listed)
         sync_folder(directory)  # before a shard goes that the old list has
     for name in _shard_files(directory) - set(keep):
         (directory / name).unlink()

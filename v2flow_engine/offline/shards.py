@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from v2flow_engine.errors import OutputError
-from v2flow_engine.files import temporary_name
+from v2flow_engine.files import sync_folder, temporary_name
 
 if TYPE_CHECKING:
     import pyarrow
@@ -217,12 +217,3 @@ def read_shards(directory: Path) -> dict[str, ShardRecord]:
 def shard_line(record: ShardRecord) -> str:
     """A line of shards.jsonl, newline included."""
     return json.dumps(asdict(record)) + "\n"
-
-
-def sync_folder(directory: Path) -> None:
-    """Make names in a folder as lasting as the files."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
