@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from v2flow_engine.engine_worker import EngineWorker
     from v2flow_engine.generation.request import TokenRequest
     from v2flow_engine.serving.backend import Drawn, EncodedPicture
+    from v2flow_engine.serving.tracing import Tracing
 
 APP_NAME = "v2flow"
 INGRESS, TOKENS, DECODER = "Ingress", "TokenGenerator", "Decoder"
@@ -36,7 +37,28 @@ HEALTH_SECONDS = 5.0
 STARTS = 2
 
 
-class TokenGeneratorReplica:
+class StageReplica:
+    """One engine, and what Serve and the ingress ask of either kind."""
+
+    worker: EngineWorker[Any, Any, Any]
+    tracing: Tracing
+
+    async def answer(self) -> dict[str, Any]:
+        """A sign of life from the engine's thread, and its counters."""
+        await asyncio.wrap_future(self.worker.call(lambda engine: None))
+        return {"replica": _own_id(), **dataclasses.asdict(self.worker.stats)}
+
+    async def check_health(self) -> None:
+        """Serve asks this now and then, and replaces the replica if it raises."""
+        if self.worker.over:
+            raise RuntimeError(f"the {self.worker.name} engine is gone")
+
+    def __del__(self) -> None:
+        """Serve calls this before it ends the replica, which runs nothing else of Python's own end."""
+        self.tracing.flush()
+
+
+class TokenGeneratorReplica(StageReplica):
     """One token engine. When it dies, so does the replica: Serve starts another, and callers ask again."""
 
     def __init__(self, settings: ServerSettings, threads: int) -> None:
@@ -52,22 +74,8 @@ class TokenGeneratorReplica:
 
         return await write_with(self.worker, request, self.tracing, trace)
 
-    async def answer(self) -> dict[str, Any]:
-        """A sign of life from the engine's thread, and its counters."""
-        await asyncio.wrap_future(self.worker.call(lambda engine: None))
-        return {"replica": _own_id(), **dataclasses.asdict(self.worker.stats)}
 
-    async def check_health(self) -> None:
-        """Serve asks this now and then, and replaces the replica if it raises."""
-        if self.worker.over:
-            raise RuntimeError("the token engine is gone")
-
-    def __del__(self) -> None:
-        """Serve calls this before it ends the replica, which runs nothing else of Python's own end."""
-        self.tracing.flush()
-
-
-class DecoderReplica:
+class DecoderReplica(StageReplica):
     """One decoder engine, which also encodes."""
 
     def __init__(self, settings: ServerSettings, threads: int) -> None:
@@ -92,20 +100,6 @@ class DecoderReplica:
         from v2flow_engine.serving.stages import encode_with
 
         return await encode_with(self.worker, self.folder, pixels, self.tracing, trace)
-
-    async def answer(self) -> dict[str, Any]:
-        """A sign of life from the engine's thread, and its counters."""
-        await asyncio.wrap_future(self.worker.call(lambda engine: None))
-        return {"replica": _own_id(), **dataclasses.asdict(self.worker.stats)}
-
-    async def check_health(self) -> None:
-        """Serve asks this now and then, and replaces the replica if it raises."""
-        if self.worker.over:
-            raise RuntimeError("the decoder engine is gone")
-
-    def __del__(self) -> None:
-        """See `TokenGeneratorReplica`."""
-        self.tracing.flush()
 
 
 class IngressReplica:
