@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,3 +151,27 @@ def all_quiet(live: Live) -> None:
 
 def files_in(path: str) -> list[Path]:
     return sorted(Path(path).iterdir())
+
+
+@contextlib.contextmanager
+def served(options: Iterable[object], log: Path, patience: float, **given: str) -> Iterator[subprocess.Popen]:
+    """`v2flow serve` in a process of its own, when it is ready; ended afterwards.
+
+    Args:
+        log: gets all that it writes.
+        patience: seconds until it is ready, and until it has ended before it is killed.
+        given: to its environment.
+    """
+    command = [sys.executable, "-m", "v2flow_engine.cli", "serve", *map(str, options)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | given
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
+    try:
+        until(lambda: process.poll() is not None or "ready after" in log.read_text(), patience)
+        assert process.poll() is None, log.read_text()
+        yield process
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
+        process.kill()

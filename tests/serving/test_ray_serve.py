@@ -6,12 +6,10 @@ The tests run in their order; the last one ends the server. Counters are read fr
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from benchmarks.processes import started_by
 from tests.ports import free_port
 from tests.serving import faults
+from tests.serving.conftest import served
 from tests.serving.conftest import until as until_within
 from tests.serving.pictures import alike, gradient, hole, png
 from tests.serving.test_load_and_loss import send
@@ -80,24 +79,14 @@ def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnRay]:
     place = tmp_path_factory.mktemp("on_ray")
     model, port, fault = build_tiny_model(place / "model"), free_port(), place / "break"
     path = os.pathsep.join((str(Path(faults.__path__[0])), os.environ.get("PYTHONPATH", "")))
-    given = {"PYTHONPATH": path, "V2FLOW_TEST_BREAK_TOKENS": str(fault), "OMP_NUM_THREADS": "1"}
+    given = {"PYTHONPATH": path, "V2FLOW_TEST_BREAK_TOKENS": str(fault)}
     options = [
         *("--model", model, "--port", port, "--image-dir", place / "images", "--drain", 30),
         *("--decoder-replicas", DECODERS, "--max-pictures", MAX_PICTURES, "--max-num-seqs", 8),
     ]
-    command = [sys.executable, "-m", "v2flow_engine.cli", "serve", *map(str, options)]
-    with (place / "log").open("wb") as log:
-        process = subprocess.Popen(command, env=os.environ | given, stdout=log, stderr=log)
-    server = OnRay(process, f"http://127.0.0.1:{port}", fault, place / "log")
-    try:
-        until(lambda: process.poll() is not None or "ready after" in server.log.read_text())
-        assert process.poll() is None, server.log.read_text()
-        yield server
-    finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(PATIENCE)
-        process.kill()
+    log = place / "log"
+    with served(options, log, PATIENCE, **given) as process:
+        yield OnRay(process, f"http://127.0.0.1:{port}", fault, log)
 
 
 @pytest.fixture

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +14,7 @@ import httpx
 import pytest
 
 from tests.ports import free_port
-from tests.serving.conftest import WAIT, until
+from tests.serving.conftest import WAIT, served
 from tests.serving.pictures import data_url, gradient, hole, png
 from v2flow_engine.checkpoint import ModelFolder
 from v2flow_engine.images import read_metadata
@@ -57,21 +53,9 @@ def process(folder: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> It
         *("--model", folder.path, "--port", port, "--single-process", "--unguided", "--max-num-seqs", 8),
         *("--image-dir", place / "images", "--data-dir", place / "data"),
     ]
-    command = [sys.executable, "-m", "v2flow_engine.cli", "serve", *map(str, options)]
     server = Process(f"http://127.0.0.1:{port}", place / "log", place / "images")
-    with server.log.open("wb") as log:
-        started = subprocess.Popen(
-            command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=log
-        )
-    try:
-        until(lambda: started.poll() is not None or "ready after" in server.log.read_text(), PATIENCE)
-        assert started.poll() is None, server.log.read_text()
+    with served(options, server.log, PATIENCE):
         yield server
-    finally:
-        started.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            started.wait(WAIT)
-        started.kill()
 
 
 @pytest.mark.parametrize("address", BODIES)
