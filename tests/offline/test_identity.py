@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +27,8 @@ def test_a_set_holds_what_was_put_in(first: list[int], added: list[int], asked: 
     expected = {*first, *added}
     assert len(keys) == len(expected)
     assert [value in keys for value in asked] == [value in expected for value in asked]
+    runs = [len(run) for run in keys._runs]  # few to look into, old ones seldom written anew
+    assert all(older >= 2 * newer for older, newer in itertools.pairwise(runs))
 
 
 @given(st.lists(st.tuples(NUMBERS, NUMBERS)), st.lists(NUMBERS))

@@ -59,6 +59,12 @@ def test_ids_name_pictures_and_may_not_come_twice(folder: ModelFolder) -> None:
     assert "the id 'x#1' is that of an earlier row" in made[3].reason  # type: ignore[union-attr]
 
 
+def test_a_row_that_cannot_be_made_keeps_its_id_from_none(folder: ModelFolder) -> None:
+    bad, good = {"prompt": "a", "id": "x", "note": "\ud83d"}, {"prompt": "a", "id": "x"}
+    first, second = planned(folder, [bad, good])
+    assert isinstance(first, BadRow) and isinstance(second, Picture) and second.id == "x"
+
+
 def test_moving_a_row_with_an_id_does_not_change_it(folder: ModelFolder) -> None:
     one, two = {"prompt": "a", "id": "x", "seed": 1}, {"prompt": "b", "id": "y", "seed": 2}
     forth, back = planned(folder, [one, two]), planned(folder, [two, one])

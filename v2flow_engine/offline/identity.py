@@ -38,21 +38,29 @@ def _hash(text: str) -> int:
 
 
 class KeySet:
-    """A growing set of 64-bit integers, 8 bytes each and some megabytes for those that came last."""
+    """A growing set of 64-bit integers, 8 bytes each and some megabytes for those that came last.
+
+    They are in sorted runs, each at least twice as long as the next one: few to look into, and old ones are seldom
+    written anew. One array that grows would leave a hole of its own size in the heap each time.
+    """
 
     def __init__(self, values: np.ndarray | Iterable[int] = ()) -> None:
         array = values if isinstance(values, np.ndarray) else np.fromiter(values, dtype=np.uint64)
-        self._sorted = np.unique(array.astype(np.uint64, copy=False))
+        self._runs = [np.unique(array.astype(np.uint64, copy=False))]
         self._recent: set[int] = set()
 
     def __contains__(self, value: int) -> bool:
         if value in self._recent:
             return True
-        place = int(np.searchsorted(self._sorted, np.uint64(value)))
-        return place < len(self._sorted) and int(self._sorted[place]) == value
+        key = np.uint64(value)
+        for run in self._runs:
+            place = int(run.searchsorted(key))
+            if place < len(run) and int(run[place]) == value:
+                return True
+        return False
 
     def __len__(self) -> int:
-        return len(self._sorted) + len(self._recent)
+        return sum(map(len, self._runs)) + len(self._recent)
 
     def add(self, value: int) -> None:
         """Add one that may be there already."""
@@ -60,9 +68,12 @@ class KeySet:
             return
         self._recent.add(value)
         if len(self._recent) >= _MERGE_AT:
-            recent = np.fromiter(self._recent, dtype=np.uint64, count=len(self._recent))
-            self._sorted = np.union1d(self._sorted, recent)
+            run = np.fromiter(self._recent, dtype=np.uint64, count=len(self._recent))
             self._recent.clear()
+            while self._runs and len(self._runs[-1]) < 2 * len(run):
+                run = np.concatenate([self._runs.pop(), run])
+            run.sort()
+            self._runs.append(run)
 
 
 class KeyMap:

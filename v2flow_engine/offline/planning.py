@@ -154,13 +154,13 @@ class Planner:
         }
         parameters = self.resolve(overrides)
         row_id = _row_id(columns)
-        if row_id is not None:
-            _claim(row_id, n, seen)
         described = self.described(parameters)
         used = {self.settings.prompt_column, "id", "seed", "n", *SETTINGS}
         extra = {str(k): _plain(v) for k, v in columns.items() if k not in used}
         _check_unicode("id", row_id)
         _check_unicode("a further column", extra)
+        if row_id is not None:  # last: a row that can't be made must not keep its id from a later one
+            _claim(row_id, n, seen)
         for copy in range(n):
             request = ImageRequest(index + copy, prompt, first + copy, parameters)
             picture_id = request.index if row_id is None else _copy_id(row_id, copy)
