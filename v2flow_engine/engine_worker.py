@@ -23,8 +23,8 @@ from typing import Any, Generic, TypeVar
 from weakref import ref
 
 from v2flow_engine.errors import EngineDeadError, QueueFullError, V2FlowError
-from v2flow_engine.histogram import SECONDS, SIZES, Histogram, Observed
 from v2flow_engine.pace import Pace
+from v2flow_engine.worker_stats import WorkerCounters, WorkerStats
 
 Engine = TypeVar("Engine")
 Request = TypeVar("Request")
@@ -32,27 +32,6 @@ Result = TypeVar("Result")
 Called = TypeVar("Called")
 
 MAX_DEATHS_IN_A_ROW = 3  # engines that died without finishing anything; then something else is wrong
-
-
-@dataclass(frozen=True)
-class WorkerStats:
-    """Since the worker began. in_flight: submitted and not finished. deaths: engines that broke.
-
-    running: of those in flight, that have taken part in a step. tokens: that the LLM wrote. queue_seconds: of a
-    request before its first step; compute_seconds: from then to its end. batch_sizes: of steps.
-    """
-
-    queue_seconds: Observed
-    compute_seconds: Observed
-    batch_sizes: Observed
-    in_flight: int = 0
-    running: int = 0
-    tokens: int = 0
-    finished: int = 0
-    failed: int = 0
-    cancelled: int = 0
-    steps: int = 0
-    deaths: int = 0
 
 
 @dataclass
@@ -97,9 +76,7 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
         self._closing = self._draining = self._over = self._starting = False
         self._end: BaseException | None = None
         self._numbers = itertools.count()
-        self._counts = dict.fromkeys(("finished", "failed", "cancelled", "steps", "deaths", "tokens"), 0)
-        self._queue_seconds, self._compute_seconds = Histogram(SECONDS), Histogram(SECONDS)
-        self._batch_sizes = Histogram(SIZES)
+        self._counters = WorkerCounters()
         self._unstarted: deque[Ticket[Request, Result]] = deque()  # in the engine, in order
         self._pace = Pace()
         self._thread = threading.Thread(target=self._live, name=f"{name}-worker", daemon=True)
@@ -148,14 +125,8 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
     def stats(self) -> WorkerStats:
         """Counters as of now."""
         with self._wake:
-            return WorkerStats(
-                self._queue_seconds.observed,
-                self._compute_seconds.observed,
-                self._batch_sizes.observed,
-                in_flight=len(self._tickets),
-                running=sum(ticket.started is not None for ticket in self._tickets.values()),
-                **self._counts,
-            )
+            running = sum(ticket.started is not None for ticket in self._tickets.values())
+            return self._counters.stats(len(self._tickets), running)
 
     @property
     def over(self) -> bool:
@@ -231,7 +202,7 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
     def _live(self) -> None:
         deaths = 0
         while True:
-            finished = self._counts["finished"]
+            finished = self._counters.finished
             self._starting = True
             try:
                 engine = self._start()
@@ -243,7 +214,7 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
                 self._starting = False
             cause = self._serve(engine)
             if cause is not None:
-                self._counts["deaths"] += 1
+                self._counters.deaths += 1
                 if self._on_death is not None:
                     self._on_death(cause)
                 self._fail_all(f"broke: {type(cause).__name__}: {cause}", cause)
@@ -258,7 +229,7 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
             if self._closing:
                 self._finish(None, "is closed")
                 return
-            deaths = 1 if self._counts["finished"] > finished else deaths + 1
+            deaths = 1 if self._counters.finished > finished else deaths + 1
             if deaths >= MAX_DEATHS_IN_A_ROW:
                 self._finish(cause, f"broke {deaths} times in a row, at last: {cause}")
                 return
@@ -326,8 +297,8 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
     def _note_step(self, engine: Engine, begun: float, finished: set[str]) -> None:
         """Count a step, and note which requests it was the first one for."""
         stepped = self._num_stepped(engine, len(finished))
-        self._counts["steps"] += 1
-        self._batch_sizes.observe(stepped)
+        self._counters.steps += 1
+        self._counters.batch_sizes.observe(stepped)
         while self._unstarted:
             ticket = self._unstarted[0]
             if not ticket.future.done():
@@ -339,7 +310,7 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
     def _start_ticket(self, ticket: Ticket[Request, Result], begun: float) -> None:
         if ticket.started is None:
             ticket.started = begun
-            self._queue_seconds.observe(max(0.0, begun - ticket.submitted))
+            self._counters.queue_seconds.observe(max(0.0, begun - ticket.submitted))
 
     def _resolve(self, request_id: str, result: Result, begun: float) -> None:
         """begun: of the step that finished the request."""
@@ -348,8 +319,8 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
             if ticket is None:
                 return
             self._start_ticket(ticket, begun)  # it may have been its first step, too
-            self._compute_seconds.observe(time.perf_counter() - (ticket.started or begun))
-            self._counts["tokens"] += self._num_tokens(ticket.request, result)
+            self._counters.compute_seconds.observe(time.perf_counter() - (ticket.started or begun))
+            self._counters.tokens += self._num_tokens(ticket.request, result)
             self._wake.notify()  # the thread may be waiting for the last one, to close
         ticket.future.set_result(result)
 
@@ -369,12 +340,13 @@ class EngineWorker(ABC, Generic[Engine, Request, Result]):
         with self._wake:
             self._tickets.pop(request_id, None)
             if future.cancelled():
-                kind = "cancelled"
+                self._counters.cancelled += 1
                 self._commands.append(lambda engine: self._cancel(engine, request_id))
                 self._wake.notify()
+            elif future.exception():
+                self._counters.failed += 1
             else:
-                kind = "failed" if future.exception() else "finished"
-            self._counts[kind] += 1
+                self._counters.finished += 1
             self._pace.one_left(len(self._tickets) + 1)
 
     def _fail_all(self, what: str, cause: BaseException | None) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.serving.conftest import WAIT, until
+from tests.ports import free_port
+from tests.serving.conftest import WAIT, served, until
 from v2flow_engine.checkpoint import ModelFolder
 from v2flow_engine.decoding.decoder_worker import DecoderWorker
 from v2flow_engine.decoding.engine.decoder_engine import DecoderEngine
@@ -46,41 +47,24 @@ def test_a_signal_before_it_is_ready(folder: ModelFolder, tmp_path: Path, later:
 
 def test_a_signal_in_the_middle_of_work(folder: ModelFolder, tmp_path: Path) -> None:
     """What is under way is answered, then the process ends."""
-    options = [
-        "--model",
-        str(folder.path),
-        "--port",
-        "0",
-        "--single-process",
-        "--image-dir",
-        str(tmp_path / "images"),
-    ]
-    command = [sys.executable, "-m", "v2flow_engine.cli", "serve", *options]
+    port, log = free_port(), tmp_path / "log"
+    url = f"http://127.0.0.1:{port}"
+    options = ["--model", folder.path, "--port", port, "--single-process", "--image-dir", tmp_path / "images"]
+    body = {"prompt": "a cat", "n": 8, "rounds": 16, "num_inference_steps": 50}
     answers: list[httpx.Response] = []
-    with subprocess.Popen(
-        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stderr is not None
-        told = ""
-        while "ready after" not in told:
-            told += (line := process.stderr.readline())
-            assert line, told
-        (url,) = set(re.findall(r"http://127\.0\.0\.1:\d+", told))
-        body = {"prompt": "a cat", "n": 8, "rounds": 16, "num_inference_steps": 50}
-        asking = threading.Thread(
-            target=lambda: answers.append(httpx.post(f"{url}/v1/images/generations", json=body, timeout=WAIT))
-        )
+
+    def ask() -> None:
+        answers.append(httpx.post(f"{url}/v1/images/generations", json=body, timeout=WAIT))
+
+    with served(options, log, WAIT) as process:
+        asking = threading.Thread(target=ask)
         asking.start()
-        until(
-            lambda: (
-                "v2flow_pictures_under_way{" in (text := httpx.get(f"{url}/metrics").text) and " 8.0" in text
-            )
-        )
+        under_way = re.compile(r"^v2flow_pictures_under_way\{.*\} 8\.0$", re.MULTILINE)
+        until(lambda: under_way.search(httpx.get(f"{url}/metrics").text) is not None)
         process.send_signal(signal.SIGTERM)
         asking.join(WAIT)
-        _, told = process.communicate(timeout=WAIT)
-        assert process.returncode in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
-        assert "engine is" not in told  # it was closed, and has not given up
+        assert process.wait(WAIT) in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
+    assert "engine is" not in log.read_text()  # it was closed, and has not given up
     assert [(answer.status_code, len(answer.json()["data"])) for answer in answers] == [(200, 8)]
 
 

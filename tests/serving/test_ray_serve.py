@@ -25,6 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from benchmarks.processes import started_by
 from tests.ports import free_port
 from tests.serving import faults
+from tests.serving.collector import Receiver, attributes_of
 from tests.serving.conftest import served
 from tests.serving.conftest import until as until_within
 from tests.serving.pictures import alike, gradient, hole, png
@@ -75,7 +76,13 @@ class OnRay:
 
 
 @pytest.fixture(scope="module")
-def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnRay]:
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="module")
+def on_ray(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[OnRay]:
     place = tmp_path_factory.mktemp("on_ray")
     model, port, fault = build_tiny_model(place / "model"), free_port(), place / "break"
     path = os.pathsep.join((str(Path(faults.__path__[0])), os.environ.get("PYTHONPATH", "")))
@@ -83,6 +90,7 @@ def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnRay]:
     options = [
         *("--model", model, "--port", port, "--image-dir", place / "images", "--drain", 30),
         *("--decoder-replicas", DECODERS, "--max-pictures", MAX_PICTURES, "--max-num-seqs", 8),
+        *("--otlp-endpoint", receiver.url),
     ]
     log = place / "log"
     with served(options, log, PATIENCE, **given) as process:
@@ -148,6 +156,24 @@ def test_an_answer_has_one_id(on_ray: OnRay, http: httpx.Client) -> None:
     for given in ({}, {"x-request-id": "mine"}):
         ids = http.get("/v1/models", headers=given).headers.get_list("x-request-id")
         assert len(ids) == 1 and ids[0] == given.get("x-request-id", ids[0])
+
+
+def test_a_trace_goes_across_the_three_deployments(http: httpx.Client, receiver: Receiver) -> None:
+    trace, parent = "7" * 32, "8" * 16
+    headers = {"traceparent": f"00-{trace}-{parent}-01"}
+    assert http.post(GENERATIONS, json=SHORT, headers=headers).status_code == 200
+    until(lambda: len(receiver.of(trace)) == 5)  # each process sends what it has every few seconds
+    spans, process = receiver.of(trace), {}
+    for _, span, about in receiver.spans:
+        process[span.span_id] = about["process.pid"]
+    whole = spans[f"POST {GENERATIONS}"]
+    assert whole.parent_span_id.hex() == parent
+    assert attributes_of(whole.attributes)["http.response.status_code"] == 200
+    for asked, stage in (("ask token", "token generator"), ("ask decoder", "decoder")):
+        assert spans[asked].parent_span_id == whole.span_id
+        assert spans[stage].parent_span_id == spans[asked].span_id
+    deployments = (whole, spans["token generator"], spans["decoder"])
+    assert len({process[span.span_id] for span in deployments}) == 3
 
 
 def test_each_replica_has_counters_of_its_own(on_ray: OnRay) -> None:

@@ -2,67 +2,28 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
 
+from tests.serving.collector import Receiver, attributes_of
 from tests.serving.conftest import WAIT, Live, Serving, until
 from v2flow_engine.serving import tracing
 from v2flow_engine.serving.deployments import DecoderReplica, TokenGeneratorReplica
 from v2flow_engine.serving.tracing import traces_url, tracing_to
 
-trace_service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 GENERATIONS = "/v1/images/generations"
 
 
-class Receiver:
-    """Listens as a collector does. spans: by name, as they come."""
-
-    def __init__(self) -> None:
-        self.spans: list[tuple[str, object, dict[str, object]]] = []
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                if self.headers.get("content-encoding") == "gzip":
-                    body = gzip.decompress(body)
-                request = trace_service.ExportTraceServiceRequest.FromString(body)
-                for resource in request.resource_spans:
-                    about = _read(resource.resource.attributes)
-                    for scope in resource.scope_spans:
-                        receiver.spans += [(self.path, span, about) for span in scope.spans]
-                self.send_response(200)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def of(self, trace: str) -> dict[str, object]:
-        return {span.name: span for _, span, _ in self.spans if span.trace_id.hex() == trace}
-
-
-def _read(attributes: object) -> dict[str, object]:
-    return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in attributes}
-
-
 @pytest.fixture(scope="module")
 def receiver() -> Iterator[Receiver]:
-    receiver = Receiver()
-    yield receiver
-    receiver.server.shutdown()
+    with Receiver() as receiver:
+        yield receiver
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +47,7 @@ def test_a_request_through_both_stages_is_one_trace(traced: Live, receiver: Rece
     spans = receiver.of(TRACE)
     whole = spans[f"POST {GENERATIONS}"]
     assert whole.parent_span_id.hex() == PARENT
-    about = _read(whole.attributes)
+    about = attributes_of(whole.attributes)
     assert about["http.response.status_code"] == 200 and about["http.route"] == GENERATIONS
     assert about["v2flow.request_id"] == answer.headers["x-request-id"]
     for asked, stage in (("ask token", "token generator"), ("ask decoder", "decoder")):
@@ -95,7 +56,7 @@ def test_a_request_through_both_stages_is_one_trace(traced: Live, receiver: Rece
         assert whole.start_time_unix_nano <= spans[stage].start_time_unix_nano
         assert spans[stage].end_time_unix_nano <= whole.end_time_unix_nano
     assert spans["token generator"].end_time_unix_nano <= spans["decoder"].start_time_unix_nano
-    assert _read(spans["ask token"].attributes)["v2flow.tokens"] == 16
+    assert attributes_of(spans["ask token"].attributes)["v2flow.tokens"] == 16
     assert all(
         path == "/v1/traces" and about["service.name"] == "v2flow" for path, _, about in receiver.spans
     )
@@ -131,7 +92,7 @@ def test_the_end_of_one_who_left_is_told(traced: Live, receiver: Receiver) -> No
         return {"decoder", "ask decoder"} <= receiver.of(trace).keys()
 
     until(told)
-    assert _read(receiver.of(trace)["decoder"].attributes)["v2flow.cancelled"] is True
+    assert attributes_of(receiver.of(trace)["decoder"].attributes)["v2flow.cancelled"] is True
 
 
 @pytest.mark.parametrize("kind", [TokenGeneratorReplica, DecoderReplica])

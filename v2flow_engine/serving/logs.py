@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +13,11 @@ OWN = ("v2flow", "v2flow_engine")
 FIELDS = "fields"
 # The id of the request that is being served, if any; what is logged meanwhile carries it.
 current_request: ContextVar[str | None] = ContextVar("current_request", default=None)
+
+
+def new_request_id() -> str:
+    """As `x-request-id` has it."""
+    return f"req_{secrets.token_hex(12)}"
 
 
 def log_fields(logger: logging.Logger, **fields: Any) -> None:

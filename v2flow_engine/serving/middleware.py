@@ -6,7 +6,6 @@ Plain ASGI: nothing is buffered, and routes see the connection as it is.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from math import ceil
 
@@ -17,7 +16,7 @@ from v2flow_engine.errors import QueueFullError
 from v2flow_engine.serving.access_log import log_request
 from v2flow_engine.serving.errors import ApiError
 from v2flow_engine.serving.keys import Keys, RateLimit
-from v2flow_engine.serving.logs import current_request
+from v2flow_engine.serving.logs import current_request, new_request_id
 from v2flow_engine.serving.settings import KIB, Limits, ServerSettings
 
 REQUEST_ID = "x-request-id"
@@ -47,7 +46,7 @@ class RequestContext:
             await self.app(scope, receive, send)
             return
         outer = Headers(scope=scope).get(REQUEST_ID, "")[:MAX_ID] if self.outer_ids else ""
-        request_id = outer or f"req_{secrets.token_hex(12)}"
+        request_id = outer or new_request_id()
         scope.setdefault("state", {})["request_id"] = request_id
         begun, status, token = time.perf_counter(), 0, current_request.set(request_id)
 

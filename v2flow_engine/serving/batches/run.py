@@ -16,7 +16,7 @@ from v2flow_engine.serving.batches.store import INPUT, Batch
 from v2flow_engine.serving.batches.work import answer_of
 from v2flow_engine.serving.calls import Caller
 from v2flow_engine.serving.file_store import new_file_id
-from v2flow_engine.serving.logs import current_request, log_fields
+from v2flow_engine.serving.logs import current_request, log_fields, new_request_id
 
 if TYPE_CHECKING:
     from v2flow_engine.serving.server import Server
@@ -119,7 +119,7 @@ class BatchRun:
             raise errors.exceptions[0] from None
 
     async def _answer(self, line: Line, journal: Journal) -> None:
-        batch, request_id = self.batch, f"req_{secrets.token_hex(12)}"
+        batch, request_id = self.batch, new_request_id()
         caller = Caller(batch.owner, batch.base_url)
         current_request.set(request_id)  # of this task alone
         with self.server.tracing.request("batch request", {}, batch=batch.id, line=line.number):
