@@ -28,6 +28,7 @@ from v2flow_engine.errors import DataError, ModelFolderError
 from v2flow_engine.generation.two_pass import generate_two_pass
 from v2flow_engine.llm_config import ARCHITECTURES, BESIDE_TOKENIZER
 from v2flow_engine.training.batches import BatchPart, spread
+from v2flow_engine.training.caption_rows import caption_directions
 from v2flow_engine.training.captioned import Captioned
 from v2flow_engine.training.draws import Draws
 from v2flow_engine.training.llm_losses import cross_entropy, image_logits, text_divergence
@@ -42,7 +43,7 @@ from v2flow_engine.training.vocabulary_surgery import (
 )
 from v2flow_engine.vocabulary import VisualVocabulary
 
-STARTS = ("pretrained", "random_rows", "random")
+STARTS = ("pretrained", "caption_rows", "random_rows", "random")
 HEADS = ("all", "visual")
 # Up to here the backward pass of fused attention is slower than plain products on a CPU: 5 x at 35 tokens, 2 x at 160,
 # the same at 320.
@@ -56,8 +57,9 @@ class LlmTraining:
     caption_variants: wordings drawn per picture. drop_prompt: share of prompts that become null ids.
     drop_visual: up to this share of an image's visual input ids become null ids (the share is drawn per image), so
         that the model must look at the prompt where it would else go on from the tokens before.
-    start: what is kept of a base LLM: "pretrained", all; "random_rows", all but the visual rows, whose directions are
-        drawn anew; "random", its shape and its text tokenizer. The others are there to compare with.
+    start: what is kept of a base LLM: "pretrained", all; "caption_rows", all, but visual rows turn half the way to the
+        words that stand in captions of their pictures; "random_rows", all but the visual rows, whose directions are
+        drawn anew; "random", its shape and its text tokenizer.
     lora: train adapters and the rows of control and visual tokens, in place of all weights but the text rows.
     head: the rows that the loss of an image compares: "all", or "visual", those of control and visual tokens. No more
         are looked at where an image is drawn, and a large text vocabulary's are most of a small LLM's work.
@@ -175,12 +177,17 @@ class LlmStage(Stage):
             shape = AutoConfig.from_pretrained(base, local_files_only=True)
             return AutoModelForCausalLM.from_config(shape, dtype=torch.float32)
         net = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
-        if self.config.start == "random_rows":
-            for rows in embedding_and_head(net):
-                visual = rows[self.vocabulary.visual_offset :]
-                directions = F.normalize(torch.randn_like(visual), dim=-1)
-                text = rows[: self.vocabulary.text_vocab_size]
-                visual.copy_(visual_rows(*row_statistics(text), directions))
+        if self.config.start == "pretrained":
+            return net
+        for rows in embedding_and_head(net):
+            text, visual = rows[: self.vocabulary.text_vocab_size], rows[self.vocabulary.visual_offset :]
+            mean, deviation = row_statistics(text)
+            if self.config.start == "random_rows":
+                directions = torch.randn_like(visual)
+            else:
+                captions = caption_directions(self.train, self.vocabulary, text, mean)
+                directions = F.normalize(visual - mean, dim=-1) + captions.to(visual)
+            visual.copy_(visual_rows(mean, deviation, F.normalize(directions, dim=-1)))
         return net
 
     def _text_llm(self, base: Path) -> nn.Module:
