@@ -130,14 +130,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _identity(args: argparse.Namespace, settings: dict[str, Any], stage: Stage) -> dict[str, Any]:
-    """What must be equal for a run to go on: all that changes the result, but for its length and how much text counts,
-    which may turn out to be wrong on the way.
-    """
-    settings = {key: value for key, value in settings.items() if key != "text_weight"}
-    loop = {key: value for key, value in settings["loop"].items() if key not in ("accumulate", "steps")}
+    """All that changes the result; see `same_run`."""
     return {
         "stage": args.subcommand,
-        "settings": settings | {"loop": loop},
+        "settings": settings,
         "limit": args.limit,
         "init": args.init,
         **({"teacher": args.teacher} if args.teacher else {}),

@@ -26,6 +26,7 @@ from v2flow_engine.training.batches import BatchPart, check_batches, step_parts
 from v2flow_engine.training.draws import mixed_seed
 from v2flow_engine.training.optimizer import MuonAdamW
 from v2flow_engine.training.ranks import Ranks
+from v2flow_engine.training.same_run import differences
 
 CHECKPOINT = "checkpoint.pth"
 
@@ -143,9 +144,9 @@ def train(
     """Train to the end, resuming from the run's checkpoint if there is one, then export.
 
     Args:
-        identity: what must be equal for a resume to make sense; kept in the checkpoint. The number of processes and
-            `accumulate` may change, and `steps`: a run of more steps goes on where it ended, with the learning rate
-            of the longer cosine.
+        identity: what must be equal for a resume to make sense, but for `same_run.FREE`; kept in the checkpoint. The
+            number of processes may change, too. A run of more steps goes on where it ended, with the learning rate of
+            the longer cosine.
         ranks: the processes that train together; None is one alone, on the stage's device.
     """
     ranks = ranks or Ranks(stage.device)
@@ -258,15 +259,8 @@ def _resume(
         state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
         raise DataError(f"{path}: not a readable checkpoint ({error})") from error
-    differing = {
-        key: (was, identity.get(key))
-        for key, was in json.loads(state["identity"]).items()
-        if json.loads(json.dumps(identity.get(key))) != was
-    }
-    if differing:
-        raise OutputError(
-            f"{run_dir} holds another run; it differs in {differing} (there, here); use another folder"
-        )
+    if differing := differences(json.loads(state["identity"]), identity):
+        raise OutputError(f"{run_dir} holds another run: {'; '.join(differing)}; use another folder")
     if state["modules"].keys() != stage.state_modules().keys():
         raise OutputError(f"{path}: written by another version of this program; use another folder")
     stage.net.load_state_dict(state["net"])
