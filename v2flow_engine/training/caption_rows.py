@@ -30,16 +30,19 @@ def caption_directions(
     Args:
         text: (V, D), the text rows. mean: (D,), theirs.
     """
+    data = [
+        each.to(text.device) for each in data
+    ]  # the LLM is put together before it moves, the pictures are there
     ids = torch.cat([each.prompt_ids[each.prompt_ids < vocabulary.text_vocab_size] for each in data])
     words = ids[ids != vocabulary.bos_id].unique().long()
     pairs = torch.zeros(vocabulary.codebook_size, len(words))
     of_codes, of_words, pictures = torch.zeros(vocabulary.codebook_size), torch.zeros(len(words)), 0
     for each in data:
         for part in torch.arange(len(each)).split(_PICTURES_AT_ONCE):
-            has_code = _present(each.codes[part], torch.arange(vocabulary.codebook_size)).clamp_max(1)
+            has_code = _present(each.codes[part], torch.arange(vocabulary.codebook_size))
             # A word that only some of the wordings have counts by their share.
             variants = each.prompt_ids[part].unbind(dim=1)
-            has_word = sum(_present(ids, words).clamp_max(1) for ids in variants) / len(variants)
+            has_word = sum(_present(ids, words) for ids in variants) / len(variants)
             pairs += has_code.T @ has_word
             of_codes += has_code.sum(dim=0)
             of_words += has_word.sum(dim=0)
@@ -51,8 +54,8 @@ def caption_directions(
 
 
 def _present(ids: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
-    """How often each id of the sorted `of` is in a row of ids (n, L): (n, len(of)) float32; others are left out."""
+    """Whether each id of the sorted `of` is in a row of ids (n, L), as 0 or 1: (n, len(of)) float32."""
     ids = ids.long()
     place = torch.searchsorted(of, ids).clamp_max(len(of) - 1)
     found = (of[place] == ids).float()
-    return torch.zeros(len(ids), len(of)).scatter_add_(1, place, found)
+    return torch.zeros(len(ids), len(of)).scatter_reduce_(1, place, found, "amax")
