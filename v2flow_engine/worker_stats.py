@@ -18,18 +18,18 @@ class WorkerStats:
     queue_seconds: Observed
     compute_seconds: Observed
     batch_sizes: Observed
-    in_flight: int = 0
-    running: int = 0
-    tokens: int = 0
-    finished: int = 0
-    failed: int = 0
-    cancelled: int = 0
-    steps: int = 0
-    deaths: int = 0
+    in_flight: int
+    running: int
+    tokens: int
+    finished: int
+    failed: int
+    cancelled: int
+    steps: int
+    deaths: int
 
 
 class WorkerCounters:
-    """Each written to by one thread at a time; any may look. See `WorkerStats` for the names."""
+    """Each written to by one thread at a time; any may look. The names are those of `WorkerStats`."""
 
     def __init__(self) -> None:
         self.tokens = self.finished = self.failed = self.cancelled = self.steps = self.deaths = 0
@@ -38,16 +38,8 @@ class WorkerCounters:
 
     def stats(self, in_flight: int, running: int) -> WorkerStats:
         """As of now."""
-        return WorkerStats(
-            self.queue_seconds.observed,
-            self.compute_seconds.observed,
-            self.batch_sizes.observed,
-            in_flight,
-            running,
-            self.tokens,
-            self.finished,
-            self.failed,
-            self.cancelled,
-            self.steps,
-            self.deaths,
-        )
+        counted = {
+            name: value.observed if isinstance(value, Histogram) else value
+            for name, value in vars(self).items()
+        }
+        return WorkerStats(in_flight=in_flight, running=running, **counted)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from v2flow_engine.training.same_run import differences
+from v2flow_engine.training.same_run import what_differs
 
 LOOP = {"steps": 10, "batch_size": 4, "log_every": 5}
 RUN: dict[str, Any] = {"stage": "llm", "settings": {"loop": LOOP, "head": "all"}, "pictures": [3, 4]}
@@ -22,7 +22,7 @@ RUN: dict[str, Any] = {"stage": "llm", "settings": {"loop": LOOP, "head": "all"}
 )
 def test_a_run_may_go_on_with(settings: dict[str, Any]) -> None:
     changed = RUN | {"settings": RUN["settings"] | settings}
-    assert differences(RUN, RUN) == differences(RUN, changed) == differences(changed, RUN) == []
+    assert what_differs(RUN, RUN) == what_differs(RUN, changed) == what_differs(changed, RUN) == []
 
 
 def test_what_differs_is_named_by_itself() -> None:
@@ -32,7 +32,7 @@ def test_what_differs_is_named_by_itself() -> None:
         "pictures": (3, 5),
         "text": ["a"],
     }
-    assert differences(RUN, other) == [
+    assert what_differs(RUN, other) == [
         "settings.loop.batch_size was 4, now 8",
         "settings.head was 'all', now None",
         "pictures was [3, 4], now [3, 5]",

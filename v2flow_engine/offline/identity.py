@@ -50,14 +50,7 @@ class KeySet:
         self._recent: set[int] = set()
 
     def __contains__(self, value: int) -> bool:
-        if value in self._recent:
-            return True
-        key = np.uint64(value)
-        for run in self._runs:
-            place = int(run.searchsorted(key))
-            if place < len(run) and int(run[place]) == value:
-                return True
-        return False
+        return value in self._recent or any(_place(run, value) is not None for run in self._runs)
 
     def __len__(self) -> int:
         return sum(map(len, self._runs)) + len(self._recent)
@@ -90,7 +83,11 @@ class KeyMap:
 
     def get(self, key: int) -> int | None:
         """The value of a key, or None."""
-        place = int(np.searchsorted(self._keys, np.uint64(key)))
-        if place < len(self._keys) and int(self._keys[place]) == key:
-            return int(self._values[place])
-        return None
+        place = _place(self._keys, key)
+        return None if place is None else int(self._values[place])
+
+
+def _place(keys: np.ndarray, key: int) -> int | None:
+    """Where a key stands among sorted ones; None if it does not."""
+    place = int(keys.searchsorted(np.uint64(key)))
+    return place if place < len(keys) and int(keys[place]) == key else None

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from v2flow_engine.differences import differences
 from v2flow_engine.errors import OutputError
 from v2flow_engine.files import replaced_durably, sync_folder
 from v2flow_engine.offline.identity import KeyMap, KeySet, fingerprint_of, key_of, with_defaults
@@ -175,8 +176,7 @@ def refuse_changes(directory: Path, survey: Survey, parameters: dict[str, Any], 
     was = {"prompt": entry.prompt, "seed": entry.seed, **with_defaults(entry.parameters)}
     now = {"prompt": request.prompt, "seed": request.seed, **with_defaults(parameters)}
     was["format"], now["format"] = entry.image_format, image_format
-    names = [name for name in dict.fromkeys([*now, *was]) if was.get(name) != now.get(name)]
-    difference = ", ".join(f"{name} was {was.get(name)!r}, now {now.get(name)!r}" for name in names)
+    difference = ", ".join(differences(was, now))
     count = len(survey.changed)
     others = f" (and {count - 1} more)" if count > 1 else ""
     raise OutputError(

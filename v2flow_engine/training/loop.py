@@ -26,7 +26,7 @@ from v2flow_engine.training.batches import BatchPart, check_batches, step_parts
 from v2flow_engine.training.draws import mixed_seed
 from v2flow_engine.training.optimizer import MuonAdamW
 from v2flow_engine.training.ranks import Ranks
-from v2flow_engine.training.same_run import differences
+from v2flow_engine.training.same_run import what_differs
 
 CHECKPOINT = "checkpoint.pth"
 
@@ -259,7 +259,7 @@ def _resume(
         state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
         raise DataError(f"{path}: not a readable checkpoint ({error})") from error
-    if differing := differences(json.loads(state["identity"]), identity):
+    if differing := what_differs(json.loads(state["identity"]), identity):
         raise OutputError(f"{run_dir} holds another run: {'; '.join(differing)}; use another folder")
     if state["modules"].keys() != stage.state_modules().keys():
         raise OutputError(f"{path}: written by another version of this program; use another folder")

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from v2flow_engine.differences import differences
+
 # Of the settings, what may change when a run goes on: its length, how it is computed, how often it tells of itself, and
 # how much text counts, which may turn out to be wrong on the way.
 _FREE = (
@@ -15,17 +17,16 @@ _FREE = (
 FREE = frozenset(f"settings.{name}" for name in _FREE)
 
 
-def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What keeps a run from going on, each as "name was this, now that"; empty if nothing does. Both hold JSON."""
-    before, after = dict(_leaves(was)), dict(_leaves(json.loads(json.dumps(now))))
-    names = [name for name in {**before, **after} if name not in FREE]
-    told = {name: (before.get(name), after.get(name)) for name in names}
-    return [f"{name} was {old!r}, now {new!r}" for name, (old, new) in told.items() if old != new]
+def what_differs(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What keeps a run from going on, see `differences`; empty if nothing does. Both hold JSON."""
+    return differences(dict(_fixed(was)), dict(_fixed(json.loads(json.dumps(now)))))
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
+def _fixed(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves that may not change, by their dotted names."""
+    for key, value in values.items():
+        name = prefix + key
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+            yield from _fixed(value, f"{name}.")
+        elif name not in FREE:
+            yield name, value
