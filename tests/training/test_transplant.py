@@ -50,6 +50,14 @@ def test_codes_and_conditions_are_kept_and_the_decoder_untouched(root: Path) -> 
     assert [config["text_vocab_size"], config["code_dim"]] == list(rows.shape)
 
 
+def test_they_are_moved_in_bfloat16_too(root: Path) -> None:
+    """Beyond the steps in which the softmax is left out, where codes start anew."""
+    short = ["--set", "loop.bf16=true", "--set", "loop.steps=4", "--set", "warm_share=0.5"]
+    assert main(vocabulary(root, "in-bfloat16", *short)) == 0
+    moved = load_trained_tokenizer(root / "runs/in-bfloat16/visual_tokenizer", torch.device("cpu"))
+    assert moved.quantizer.codebook.dtype == torch.float32 and moved.quantizer.codebook.isfinite().all()
+
+
 def test_logits_have_the_deviation_that_the_config_names(root: Path) -> None:
     tokenizer = load_trained_tokenizer(root / "runs/moved/visual_tokenizer", torch.device("cpu"))
     with torch.no_grad():

@@ -114,7 +114,8 @@ class TransplantStage(Stage):
             return
         total = torch.zeros_like(self.net.directions)
         for features, codes in self._looked_at():
-            total.index_add_(0, codes, F.normalize(self._vectors(self.net, features, warm=False), dim=-1))
+            vectors = self._vectors(self.net, features, warm=False).float()
+            total.index_add_(0, codes, F.normalize(vectors, dim=-1))
         known = total.norm(dim=-1, keepdim=True) > 0
         self.net.directions.copy_(torch.where(known, F.normalize(total, dim=-1), self.net.codebook()))
 
