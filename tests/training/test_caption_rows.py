@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from v2flow_engine.training.caption_rows import caption_directions
+from v2flow_engine.training.caption_rows import count_caption_words
 from v2flow_engine.training.captioned import Captioned
 from v2flow_engine.training.vocabulary_surgery import lay_out_vocabulary
 
@@ -34,7 +34,7 @@ def test_a_code_goes_the_way_of_the_words_that_ask_for_it() -> None:
         pictures([[DOG], [PUPPY]], [FOR_DOGS] * 40),
         pictures([[APPLE], [APPLE, RARE]], [FOR_APPLES]),
     ]
-    found = caption_directions(data, VOCABULARY, text, mean)
+    found = count_caption_words(data, VOCABULARY).directions(text, mean)
     rows = F.normalize(text - mean, dim=-1)
     assert found.shape == (6, 64)
     alike = found @ rows.T

@@ -144,6 +144,21 @@ def test_parts_make_up_the_batch_whatever_their_number() -> None:
             assert [part.first for part in parts] == [sum(map(len, parts[:i])) for i in range(len(parts))]
 
 
+def test_a_share_of_a_batch_is_spread_evenly() -> None:
+    counts, starts = torch.zeros(24), set()
+    for step in range(200):
+        whole = step_parts([24], 24, step, 0, 1, Ranks(CPU))[0].evenly(1 / 8)
+        parts = [step_parts([24], 24, step, 0, 1, Ranks(CPU, rank, 3))[0].evenly(1 / 8) for rank in range(3)]
+        assert torch.equal(torch.cat(parts), whole)
+        assert [int(part.sum()) for part in parts] == [1, 1, 1]
+        counts += whole
+        starts.add(int(whole.nonzero()[0]))
+    assert len(starts) == 8 and counts.min() >= 15 and counts.max() <= 37  # of 25 expected each
+    some = [int(step_parts([24], 24, step, 0, 1, Ranks(CPU))[0].evenly(0.06).sum()) for step in range(200)]
+    assert set(some) == {1, 2} and sum(some) / 200 == pytest.approx(24 * 0.06, abs=0.15)
+    assert step_parts([24], 24, 0, 0, 1, Ranks(CPU))[0].evenly(1.0).all()
+
+
 def test_batches_too_small_to_share_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     check_batches([24, 3], 8, 3)
     with pytest.raises(DataError, match="4 processes need batches of at least 4, got 3"):

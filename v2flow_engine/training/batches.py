@@ -44,6 +44,14 @@ class BatchPart:
         """Weight of this part's mean in the mean over the whole batch."""
         return len(self) / self.whole
 
+    def evenly(self, share: float) -> torch.Tensor:
+        """(b,) bool: this share of the whole batch, spread evenly from a random start, so that no part has more work
+        than another.
+        """
+        start = mixed_seed(self.seed, self.step) / 2**32
+        places = torch.arange(self.first, self.first + len(self) + 1, dtype=torch.float64)
+        return (places * share + start).floor().diff() > 0
+
     def draws(self, device: torch.device) -> Draws:
         """The samples' random numbers, from their start: the same ones whenever it is called."""
         return draws_of(self.seed, self.step, self.first, len(self), device)

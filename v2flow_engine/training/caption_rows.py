@@ -7,6 +7,7 @@ it is expected behind them, and behind words that mean the same, before anything
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -19,20 +20,26 @@ _HALF_AFTER = 5.0
 _PICTURES_AT_ONCE = 2048
 
 
-def caption_directions(
-    data: Sequence[Captioned], vocabulary: VisualVocabulary, text: torch.Tensor, mean: torch.Tensor
-) -> torch.Tensor:
-    """Unit vectors (K, D) in float32; of zeros for a code that no picture has.
-
-    A code's is the sum of its words' rows without their mean, each weighted by the pointwise mutual information of
-    "the word is in a caption of the picture" and "the code is in the picture", where that is positive.
-
-    Args:
-        text: (V, D), the text rows. mean: (D,), theirs.
+@dataclass(frozen=True)
+class CaptionWords:
+    """words (n,) int64: ids that captions have. weights (K, n) float32: how much more often than by chance each stands
+    in the captions of a code's pictures (pointwise mutual information, where that is positive).
     """
-    data = [
-        each.to(text.device) for each in data
-    ]  # the LLM is put together before it moves, the pictures are there
+
+    words: torch.Tensor
+    weights: torch.Tensor
+
+    def directions(self, text: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+        """Unit vectors (K, D) in float32; of zeros for a code that no picture has.
+
+        A code's is the weighted sum of its words' rows in `text` (V, D) without their `mean` (D,).
+        """
+        return F.normalize(self.weights @ (text[self.words].float() - mean), dim=-1)
+
+
+def count_caption_words(data: Sequence[Captioned], vocabulary: VisualVocabulary) -> CaptionWords:
+    """What captions say of codes, on the CPU: a word is in a caption of the picture, a code in the picture."""
+    data = [each.to(torch.device("cpu")) for each in data]
     ids = torch.cat([each.prompt_ids[each.prompt_ids < vocabulary.text_vocab_size] for each in data])
     words = ids[ids != vocabulary.bos_id].unique().long()
     pairs = torch.zeros(vocabulary.codebook_size, len(words))
@@ -49,8 +56,7 @@ def caption_directions(
             pictures += len(part)
     expected = of_codes[:, None] * of_words / pictures
     information = (pairs / expected.clamp_min(1e-9)).clamp_min(1.0).log()
-    weights = information * pairs / (pairs + _HALF_AFTER)
-    return F.normalize(weights @ (text[words].float() - mean), dim=-1)
+    return CaptionWords(words, information * pairs / (pairs + _HALF_AFTER))
 
 
 def _present(ids: torch.Tensor, of: torch.Tensor) -> torch.Tensor:

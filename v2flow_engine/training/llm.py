@@ -28,12 +28,13 @@ from v2flow_engine.errors import DataError, ModelFolderError
 from v2flow_engine.generation.two_pass import generate_two_pass
 from v2flow_engine.llm_config import ARCHITECTURES, BESIDE_TOKENIZER
 from v2flow_engine.training.batches import BatchPart, spread
-from v2flow_engine.training.caption_rows import caption_directions
+from v2flow_engine.training.caption_rows import count_caption_words
 from v2flow_engine.training.captioned import Captioned
 from v2flow_engine.training.draws import Draws
 from v2flow_engine.training.llm_losses import cross_entropy, image_logits, text_divergence
 from v2flow_engine.training.loop import LoopConfig, Stage
 from v2flow_engine.training.lora import LoraSettings, add_adapters, merged_weights, save_adapters
+from v2flow_engine.training.split_rows import joined, split_rows, trained_rows
 from v2flow_engine.training.teacher import Teacher
 from v2flow_engine.training.vocabulary_surgery import (
     fill_embedding,
@@ -152,15 +153,15 @@ class LlmStage(Stage):
                 fill_embedding(self.net.get_input_embeddings(), text_embedding, codebook, vocabulary)
             else:
                 self._load(init)
+        frozen_dtype = torch.float32
         if config.lora is not None:
-            add_adapters(self.net, config.lora, torch.bfloat16 if config.loop.bf16 else torch.float32)
+            frozen_dtype = torch.bfloat16 if config.loop.bf16 else torch.float32
+            add_adapters(self.net, config.lora, frozen_dtype)
+        split_rows(self.net, vocabulary.text_vocab_size, frozen_dtype)
         self.net.to(device)
         longest = max(data.prompt_ids.shape[-1] + data.codes.shape[-1] for data in self.train)
         if device.type == "cpu" and longest <= PLAIN_ATTENTION_TOKENS:
             self.net.set_attn_implementation("eager")
-        for rows in embedding_and_head(self.net):
-            rows.requires_grad_(True)
-            rows.register_hook(self._freeze_text_rows)
 
     def _load(self, init: Path) -> None:
         trained = AutoModelForCausalLM.from_pretrained(init, dtype=torch.float32, local_files_only=True)
@@ -179,14 +180,16 @@ class LlmStage(Stage):
         net = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
         if self.config.start == "pretrained":
             return net
+        said = (
+            count_caption_words(self.train, self.vocabulary) if self.config.start == "caption_rows" else None
+        )
         for rows in embedding_and_head(net):
             text, visual = rows[: self.vocabulary.text_vocab_size], rows[self.vocabulary.visual_offset :]
             mean, deviation = row_statistics(text)
-            if self.config.start == "random_rows":
+            if said is None:
                 directions = torch.randn_like(visual)
             else:
-                captions = caption_directions(self.train, self.vocabulary, text, mean)
-                directions = F.normalize(visual - mean, dim=-1) + captions.to(visual)
+                directions = F.normalize(visual - mean, dim=-1) + said.directions(text, mean).to(visual)
             visual.copy_(visual_rows(mean, deviation, F.normalize(directions, dim=-1)))
         return net
 
@@ -214,14 +217,9 @@ class LlmStage(Stage):
             tie_word_embeddings=True,
         )
 
-    def _freeze_text_rows(self, gradient: torch.Tensor) -> torch.Tensor:
-        gradient = gradient.clone()
-        gradient[: self.vocabulary.text_vocab_size] = 0
-        return gradient
-
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """As usual, but embedding and head do not decay: their text rows must not move."""
-        rows = embedding_and_head(self.net)
+        """As usual, but embedding and head do not decay."""
+        rows = trained_rows(self.net)
         kept = {id(weight) for weight in rows}
         others = [p for p in self.net.parameters() if p.requires_grad and id(p) not in kept]
         return [
@@ -263,18 +261,18 @@ class LlmStage(Stage):
             share = self.config.teacher_share
             loss = (1 - share) * loss + share * told["taught_loss"]
         if self.kept_text is not None and (part.step + 1) % self.config.text_every == 0:
-            told["text_divergence"] = self._text_divergence(train, rows, variants, draws)
+            brings = part.evenly(self.config.text_share).to(self.device)
+            told["text_divergence"] = self._text_divergence(train, rows, variants, brings, draws)
             loss = loss + self.config.text_every * self.config.text_weight * told["text_divergence"]
         return {"loss": loss, **(told if len(told) > 1 else {})}
 
     def _text_divergence(
-        self, train: Captioned, rows: torch.Tensor, variants: torch.Tensor, draws: Draws
+        self, train: Captioned, rows: torch.Tensor, variants: torch.Tensor, brings: torch.Tensor, draws: Draws
     ) -> torch.Tensor:
         """How far the base's expectations have moved on the windows that some samples bring, alone or behind an image.
 
         It is a mean over all samples: with a share of s each window counts 1 / s.
         """
-        brings = draws.rand(1)[:, 0] < self.config.text_share
         behind, windows = draws.rand(1)[:, 0] < 0.5, self.kept_text[draws.randint(len(self.kept_text))].long()
         if not brings.any():
             return torch.zeros((), device=self.device)
@@ -340,7 +338,7 @@ class LlmStage(Stage):
             save_adapters(ema, self.config.lora, first, run_dir / ADAPTERS)
         folder = run_dir / "llm"
         folder.mkdir(exist_ok=True)
-        weights = {k: v.float().contiguous() for k, v in merged_weights(ema).items()}
+        weights = {k: v.float().contiguous() for k, v in joined(ema, merged_weights(ema)).items()}
         if ema.config.tie_word_embeddings:
             weights.pop("lm_head.weight", None)
         save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})

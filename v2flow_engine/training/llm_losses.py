@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from v2flow_engine.training.captioned import Captioned
+from v2flow_engine.training.split_rows import rows_from
 from v2flow_engine.vocabulary import VisualVocabulary
 
 
@@ -51,10 +52,10 @@ def image_logits(
     # Padding stands behind the image, where causal attention does not look.
     hidden = net.model(input_ids=sequence[:, :-1], use_cache=False).last_hidden_state
     hidden = hidden.gather(1, (places - 1)[..., None].expand(-1, -1, hidden.shape[-1]))
-    first = 0 if all_rows else vocabulary.text_vocab_size
-    head = net.get_output_embeddings()
-    logits = F.linear(hidden, head.weight[first:], None if head.bias is None else head.bias[first:])
-    return logits, image - first
+    first, head = vocabulary.text_vocab_size, net.get_output_embeddings()
+    if all_rows:
+        return head(hidden), image
+    return F.linear(hidden, rows_from(head, first)), image - first
 
 
 def text_divergence(

@@ -261,7 +261,8 @@ def _resume(
         raise DataError(f"{path}: not a readable checkpoint ({error})") from error
     if differing := what_differs(json.loads(state["identity"]), identity):
         raise OutputError(f"{run_dir} holds another run: {'; '.join(differing)}; use another folder")
-    if state["modules"].keys() != stage.state_modules().keys():
+    expected = (stage.net.state_dict().keys(), stage.state_modules().keys())
+    if (state["net"].keys(), state["modules"].keys()) != expected:
         raise OutputError(f"{path}: written by another version of this program; use another folder")
     stage.net.load_state_dict(state["net"])
     ema.load_state_dict(state["ema"])

@@ -15,6 +15,7 @@ from torch import nn
 
 from v2flow_engine.adapted_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PEFT_PREFIX, ROWS
 from v2flow_engine.errors import DataError
+from v2flow_engine.training.split_rows import rows_from
 
 # The linear layers of LLaMA, and Phi-3's, which joins some of them.
 TARGETS = (
@@ -68,6 +69,8 @@ def add_adapters(net: nn.Module, settings: LoraSettings, frozen_dtype: torch.dty
     for module in net.modules():
         if hasattr(module, "base_layer"):
             module.base_layer.to(frozen_dtype)
+            # peft would bring what comes in to the adapters' dtype, and autocast that back to its own.
+            module.cast_input_dtype_enabled = False
 
 
 @torch.no_grad()
@@ -100,7 +103,7 @@ def save_adapters(net: nn.Module, settings: LoraSettings, first_row: int, folder
     pair = {"model.embed_tokens.weight": net.get_input_embeddings()}
     if not net.config.tie_word_embeddings:
         pair["lm_head.weight"] = net.get_output_embeddings()
-    rows = {name: module.weight[first_row:] for name, module in pair.items()}
+    rows = {name: rows_from(module, first_row) for name, module in pair.items()}
     for name, values in ((ADAPTER_WEIGHTS, weights), (ROWS, rows)):
         halved = {key: value.detach().to("cpu", torch.bfloat16).clone() for key, value in values.items()}
         save_file(halved, str(folder / name), metadata={"format": "pt"})
