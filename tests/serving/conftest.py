@@ -20,6 +20,7 @@ import httpx
 import pytest
 
 from tests.engine_common import one_thread
+from tests.serving.collector import Receiver
 from tests.tiny_model import build_tiny_model
 from v2flow_engine.checkpoint import ModelFolder, open_model
 from v2flow_engine.serving.in_process import InProcessBackend
@@ -128,6 +129,13 @@ def live(serving: Serving) -> Iterator[Live]:
     with serving() as live:
         until(lambda: httpx.get(f"{live.url}/ready", timeout=WAIT).status_code == 200)
         yield live
+
+
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[Receiver]:
+    """A collector of traces."""
+    with Receiver() as receiver:
+        yield receiver
 
 
 @pytest.fixture

@@ -76,12 +76,6 @@ class OnRay:
 
 
 @pytest.fixture(scope="module")
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as receiver:
-        yield receiver
-
-
-@pytest.fixture(scope="module")
 def on_ray(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[OnRay]:
     place = tmp_path_factory.mktemp("on_ray")
     model, port, fault = build_tiny_model(place / "model"), free_port(), place / "break"

@@ -21,12 +21,6 @@ GENERATIONS = "/v1/images/generations"
 
 
 @pytest.fixture(scope="module")
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as receiver:
-        yield receiver
-
-
-@pytest.fixture(scope="module")
 def traced(serving: Serving, backend: object, receiver: Receiver) -> Iterator[Live]:
     """A server that sends spans, and so do its stages."""
     url = traces_url(receiver.url)
