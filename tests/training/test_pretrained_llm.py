@@ -141,8 +141,8 @@ def test_text_is_kept(root: Path) -> None:
     lines = [json.loads(line) for line in (root / "runs/kept/metrics.jsonl").read_text().splitlines()]
     last = [line for line in lines if "image_loss" in line][-1]
     assert last["loss"] == pytest.approx(last["image_loss"] + 5 * last["text_divergence"], rel=1e-5)
-    other_share = ["--set", "loop.steps=43", "--set", "text_share=0.4"]
-    assert main(command(root, "llm", "kept", "--llm", str(root / "tied"), *more, *other_share)) == 2
+    other_window = ["--set", "loop.steps=43", "--set", "text_window=4"]
+    assert main(command(root, "llm", "kept", "--llm", str(root / "tied"), *more, *other_window)) == 2
 
 
 def test_text_is_looked_at_in_some_steps_and_counts_as_much(root: Path) -> None:

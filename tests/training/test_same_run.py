@@ -17,7 +17,7 @@ RUN: dict[str, Any] = {"stage": "llm", "settings": {"loop": LOOP, "head": "all"}
     [
         {"loop": LOOP | {"steps": 20, "log_every": 1}},
         {"loop": LOOP | {"accumulate": 2, "checkpoint_every": 7, "sample_every": 9}},
-        {"text_weight": 4.0},
+        {"text_share": 0.5, "text_weight": 4.0},
     ],
 )
 def test_a_run_may_go_on_with(settings: dict[str, Any]) -> None:

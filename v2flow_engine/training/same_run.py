@@ -9,10 +9,10 @@ from typing import Any
 from v2flow_engine.differences import differences
 
 # Of the settings, what may change when a run goes on: its length, how it is computed, how often it tells of itself, and
-# how much text counts, which may turn out to be wrong on the way.
+# how much text counts and is looked at, which may turn out to be wrong on the way.
 _FREE = (
     *("loop.steps", "loop.accumulate", "loop.log_every", "loop.checkpoint_every", "loop.sample_every"),
-    "text_weight",
+    *("text_share", "text_weight"),
 )
 FREE = frozenset(f"settings.{name}" for name in _FREE)
 
