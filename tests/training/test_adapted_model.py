@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 from tests.training.test_pretrained_llm import LORA, write_llms
 from tests.training.test_training import command
 from v2flow_engine import adapted_model
-from v2flow_engine.adapted_model import Recipe, merge, whole_model
-from v2flow_engine.checkpoint import ModelFolder, open_model
+from v2flow_engine.adapted_model import ADAPTERS, ROWS, Recipe, adapter_products, merge, whole_model
+from v2flow_engine.checkpoint import ModelFolder, load_weights, open_model
 from v2flow_engine.cli import main
 from v2flow_engine.errors import ModelFolderError
 
@@ -54,6 +54,19 @@ def test_it_becomes_what_was_trained(root: Path, name: str) -> None:
     )
     error = (found - expected).norm() / expected.norm()
     assert error < 0.01 < (before - expected).norm() / expected.norm()
+
+
+def test_weaker_adapters_move_the_base_less(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(write(root, "tied", "half", "--strength", "0.5", "--size", "64x64")) == 0
+    assert main(write(root, "tied", "full", "--size", "64x64")) == 0
+    half, full = (adapter_products(root / name / ADAPTERS) for name in ("half", "full"))
+    assert half.keys() == full.keys()
+    for name, product in full.items():
+        assert product.any() and torch.equal(half[name], product / 2)
+    half, full = (load_weights(root / name / ADAPTERS / ROWS) for name in ("half", "full"))
+    assert all(torch.equal(half[name], full[name]) for name in full)
+    assert main(write(root, "tied", "none", "--strength", "0")) == 2
+    assert "--strength must be above 0 and finite, got 0" in capsys.readouterr().err
 
 
 def test_a_size_left_out_takes_its_token_along(root: Path) -> None:

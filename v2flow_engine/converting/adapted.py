@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,13 +35,15 @@ def write_adapted(
     vae: str,
     sizes: Sequence[str] | None,
     longest: int | None,
+    strength: float,
     config_of: Callable[[str], ModelConfig],
     out: Path,
 ) -> dict[str, list[int]]:
     """Write the folder `out` and return the grids of its sizes.
 
     run: with adapters/ and llm/. sizes: which to keep, the first one the default; None keeps all. Tokens of the others
-    are left out, so that nobody can ask for what was not trained. longest: see `Recipe`. Raises `V2FlowError`.
+    are left out, so that nobody can ask for what was not trained. longest: see `Recipe`. strength: of the adapters, as
+    a share of what was trained; the rows of tokens stay as they are. Raises `V2FlowError`.
     """
     adapters, source = run / ADAPTERS, run / "llm" / "config.json"
     missing = [name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS, ROWS) if not (adapters / name).is_file()]
@@ -57,11 +60,17 @@ def write_adapted(
     least = max(rows * columns for rows, columns in grids.values()) + LEAST_PROMPT
     if longest is not None and longest < least:
         raise RequestError(f"--longest must be at least {least} for pictures of these sizes, got {longest}")
+    if not 0 < strength < math.inf:
+        raise RequestError(f"--strength must be above 0 and finite, got {strength:g}")
     dropped = {vocabulary.size_token_ids[size] for size in vocabulary.grids if size not in kept}
     with whole_folder(out) as building:
         save_json(config_of(kept[0]), building / "config.json")
         save_json(Recipe(base, vae, grids, longest), building / RECIPE)
         shutil.copytree(adapters, building / ADAPTERS)
+        settings = load_json(adapters / ADAPTER_CONFIG)
+        save_json(
+            settings | {"lora_alpha": strength * settings["lora_alpha"]}, building / ADAPTERS / ADAPTER_CONFIG
+        )
         rows = load_weights(adapters / ROWS)
         ids = torch.arange(vocabulary.text_vocab_size, vocabulary.visual_offset + vocabulary.codebook_size)
         chosen = torch.tensor([int(id_) not in dropped for id_ in ids])

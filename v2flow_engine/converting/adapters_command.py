@@ -35,6 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the most tokens of a sequence, for which engines set memory aside (the base's)",
     )
     parser.add_argument(
+        "--strength",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="of the adapters: below 1 the LLM knows text better, and draws less well (%(default)s)",
+    )
+    parser.add_argument(
         "--model-config", type=Path, metavar="FILE", help="YAML: its default generation parameters"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new or empty folder")
@@ -57,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
         args.vae,
         args.size,
         args.longest,
+        args.strength,
         lambda size: load_settings(
             ModelConfig,
             args.model_config or DEFAULTS / "model.yaml",
