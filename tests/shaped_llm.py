@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from tests.tiny_llm import BOS, tiny_vocabulary, train_tiny_tokenizer
+from tests.tiny_llm import save_tokenizer, tiny_vocabulary, train_tiny_tokenizer
 from v2flow_engine.training.vocabulary_surgery import write_llm_config
 from v2flow_engine.vocabulary import VisualVocabulary
 
@@ -104,7 +104,7 @@ def build_plain_llm(folder: Path, *, shard_size: str = "5GB", seed: int = 0, **s
     tokenizer = train_tiny_tokenizer()
     vocab_size = tokenizer.get_vocab_size() + 5  # rows that the tokenizer has no tokens for, as in Phi-3
     random_llm(vocab_size, seed, **shape).save_pretrained(folder, max_shard_size=shard_size)
-    _save_tokenizer(tokenizer, folder)
+    save_tokenizer(tokenizer, folder)
     return vocab_size
 
 
@@ -114,12 +114,6 @@ def build_shaped_llm(folder: Path, name: str, seed: int = 0) -> VisualVocabulary
     tokenizer = train_tiny_tokenizer()
     vocabulary = tiny_vocabulary(tokenizer.get_vocab_size(), CODEBOOK_SIZE, GRIDS)
     random_llm(vocabulary.visual_offset + CODEBOOK_SIZE, seed, **SHAPES[name]).save_pretrained(folder)
-    _save_tokenizer(tokenizer, folder)
+    save_tokenizer(tokenizer, folder)
     write_llm_config(json.loads((folder / "config.json").read_text()), vocabulary, folder)
     return vocabulary
-
-
-def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": BOS}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tests.tiny_llm import train_tiny_tokenizer
+from tests.tiny_llm import save_tokenizer, train_tiny_tokenizer
 from v2flow_engine.adapted_model import ADAPTERS, ROWS, Recipe, adapter_products, merge
 from v2flow_engine.checkpoint import ASSETS, embedded_models, load_weights, open_tokenizer
 
@@ -52,9 +52,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     config = AutoConfig.for_model("llama", **SHAPE)
     AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
-    train_tiny_tokenizer().save(str(folder / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    save_tokenizer(train_tiny_tokenizer(), folder)
     return folder
 
 

@@ -45,6 +45,13 @@ def train_tiny_tokenizer(vocab_size: int = 300) -> Tokenizer:
     return tokenizer
 
 
+def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write it as transformers and vLLM read it."""
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": BOS}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
 def tiny_vocabulary(
     text_vocab_size: int, codebook_size: int, grids: dict[str, list[int]]
 ) -> VisualVocabulary:
@@ -103,10 +110,7 @@ def build_tiny_llm(
         eos_token_id=vocabulary.image_end_id,
     )
     _random_llama(config, seed).save_pretrained(directory)
-    tokenizer.save(str(directory / "tokenizer.json"))
-    (directory / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": BOS})
-    )
+    save_tokenizer(tokenizer, directory)
     _add_visual_block(directory / "config.json", vocabulary)
     return vocabulary
 

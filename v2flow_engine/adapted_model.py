@@ -14,7 +14,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from v2flow_engine.config import from_dict, load_json, save_json
 from v2flow_engine.errors import ModelFolderError, OutputError, V2FlowError
@@ -137,6 +137,16 @@ def merge(path: Path, base: Path, vae: Path, out: Path, recipe: Recipe) -> None:
         raise ModelFolderError(f"{adapters}: for weights that the base has not, such as {unknown[0]}")
 
 
+def adapter_settings(folder: Path) -> dict[str, Any]:
+    """What peft says of adapters, with numbers for lora_alpha and r. Raises `ModelFolderError`."""
+    settings = load_json(folder / ADAPTER_CONFIG)
+    try:
+        settings["lora_alpha"] / settings["r"]
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        raise ModelFolderError(f"{folder / ADAPTER_CONFIG}: expected r and lora_alpha") from error
+    return settings
+
+
 def adapter_products(folder: Path) -> dict[str, torch.Tensor]:
     """Name of a weight -> what its adapter adds to it, in float64. Raises `ModelFolderError`.
 
@@ -144,11 +154,8 @@ def adapter_products(folder: Path) -> dict[str, torch.Tensor]:
     """
     from v2flow_engine.checkpoint import load_weights
 
-    config = load_json(folder / ADAPTER_CONFIG)
-    try:
-        scale = config["lora_alpha"] / config["r"]
-    except (KeyError, TypeError, ZeroDivisionError) as error:
-        raise ModelFolderError(f"{folder / ADAPTER_CONFIG}: expected r and lora_alpha") from error
+    settings = adapter_settings(folder)
+    scale = settings["lora_alpha"] / settings["r"]
     weights = load_weights(folder / ADAPTER_WEIGHTS)
     products = {}
     for name, down in weights.items():

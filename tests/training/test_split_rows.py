@@ -6,24 +6,16 @@ import copy
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import PreTrainedModel
 
+from tests.shaped_llm import random_llm
 from v2flow_engine.training.split_rows import joined, rows_from, split_rows, trained_rows
 
 TEXT = 11
 
 
-def llm(tied: bool) -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=20,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        tie_word_embeddings=tied,
-    )
-    return LlamaForCausalLM(config).eval()
+def llm(tied: bool) -> PreTrainedModel:
+    return random_llm(20, model_type="llama", tie_word_embeddings=tied)
 
 
 @pytest.mark.parametrize("tied", [True, False])

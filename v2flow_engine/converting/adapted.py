@@ -17,6 +17,7 @@ from v2flow_engine.adapted_model import (
     RECIPE,
     ROWS,
     Recipe,
+    adapter_settings,
 )
 from v2flow_engine.checkpoint import load_weights
 from v2flow_engine.config import ModelConfig, load_json, save_json
@@ -51,6 +52,7 @@ def write_adapted(
         raise ModelFolderError(
             f"{adapters}: no {', '.join(missing)}; train llm --set lora.rank=R writes them"
         )
+    settings = adapter_settings(adapters)
     vocabulary = VisualVocabulary.from_llm_config(load_json(source), str(source))
     kept = list(vocabulary.grids) if sizes is None else list(dict.fromkeys(sizes))
     if unknown := [size for size in kept if size not in vocabulary.grids]:
@@ -66,11 +68,10 @@ def write_adapted(
     with whole_folder(out) as building:
         save_json(config_of(kept[0]), building / "config.json")
         save_json(Recipe(base, vae, grids, longest), building / RECIPE)
-        shutil.copytree(adapters, building / ADAPTERS)
-        settings = load_json(adapters / ADAPTER_CONFIG)
-        save_json(
-            settings | {"lora_alpha": strength * settings["lora_alpha"]}, building / ADAPTERS / ADAPTER_CONFIG
-        )
+        (building / ADAPTERS).mkdir()
+        shutil.copyfile(adapters / ADAPTER_WEIGHTS, building / ADAPTERS / ADAPTER_WEIGHTS)
+        settings["lora_alpha"] *= strength
+        save_json(settings, building / ADAPTERS / ADAPTER_CONFIG)
         rows = load_weights(adapters / ROWS)
         ids = torch.arange(vocabulary.text_vocab_size, vocabulary.visual_offset + vocabulary.codebook_size)
         chosen = torch.tensor([int(id_) not in dropped for id_ in ids])

@@ -34,7 +34,7 @@ from v2flow_engine.training.draws import Draws
 from v2flow_engine.training.llm_losses import cross_entropy, image_logits, text_divergence
 from v2flow_engine.training.loop import LoopConfig, Stage
 from v2flow_engine.training.lora import LoraSettings, add_adapters, merged_weights, save_adapters
-from v2flow_engine.training.split_rows import joined, split_rows, trained_rows
+from v2flow_engine.training.split_rows import embedding_and_head, joined, split_rows, trained_rows
 from v2flow_engine.training.teacher import Teacher
 from v2flow_engine.training.vocabulary_surgery import (
     fill_embedding,
@@ -153,9 +153,8 @@ class LlmStage(Stage):
                 fill_embedding(self.net.get_input_embeddings(), text_embedding, codebook, vocabulary)
             else:
                 self._load(init)
-        frozen_dtype = torch.float32
+        frozen_dtype = torch.bfloat16 if config.lora is not None and config.loop.bf16 else torch.float32
         if config.lora is not None:
-            frozen_dtype = torch.bfloat16 if config.loop.bf16 else torch.float32
             add_adapters(self.net, config.lora, frozen_dtype)
         split_rows(self.net, vocabulary.text_vocab_size, frozen_dtype)
         self.net.to(device)
@@ -354,9 +353,3 @@ class LlmStage(Stage):
         (folder / "tokenizer_config.json").write_text(
             '{"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "pad_token": "<pad>"}\n'
         )
-
-
-def embedding_and_head(net: nn.Module) -> list[nn.Parameter]:
-    """The weights of a transformers model with a row for each id: one where they are tied, else two."""
-    pair = (net.get_input_embeddings().weight, net.get_output_embeddings().weight)
-    return list({id(weight): weight for weight in pair}.values())

@@ -1,8 +1,7 @@
 """An LLM's embedding and head in two weights each: the text rows, which stay, and those behind them, which are trained.
 
 One weight of both would get a gradient as large as itself, most of it zeros that are cleared, added up over processes
-and stepped over by the optimizer: a fifth of a step where 49,152 text rows stand before 2,064 others. Knows nothing of
-what the rows mean.
+and stepped over by the optimizer. Knows nothing of what the rows mean.
 """
 
 from __future__ import annotations
@@ -37,23 +36,27 @@ class SplitHead(SplitRows):
         return torch.cat([F.linear(hidden, self.text), F.linear(hidden, self.rows)], dim=-1)
 
 
+def embedding_and_head(net: nn.Module, name: str = "weight") -> list[nn.Parameter]:
+    """The parameters of that name, one where embedding and head of a transformers model are tied, else two."""
+    pair = (getattr(net.get_input_embeddings(), name), getattr(net.get_output_embeddings(), name))
+    return list({id(parameter): parameter for parameter in pair}.values())
+
+
 def split_rows(net: nn.Module, text_rows: int, frozen_dtype: torch.dtype = torch.float32) -> None:
     """Split embedding and head of a transformers model, in place; tied ones stay tied. Its head must have no bias."""
-    pair = (net.get_input_embeddings().weight, net.get_output_embeddings().weight)
     parts = {}
-    for weight in pair:
-        if id(weight) not in parts:
-            text, rows = weight.detach().split([text_rows, len(weight) - text_rows])
-            frozen = nn.Parameter(text.to(frozen_dtype, copy=True), requires_grad=False)
-            parts[id(weight)] = (frozen, nn.Parameter(rows.clone()))
-    net.set_input_embeddings(SplitEmbedding(*parts[id(pair[0])]))
-    net.set_output_embeddings(SplitHead(*parts[id(pair[1])]))
+    for weight in embedding_and_head(net):
+        text, rows = weight.detach().split([text_rows, len(weight) - text_rows])
+        frozen = nn.Parameter(text.to(frozen_dtype, copy=True), requires_grad=False)
+        parts[id(weight)] = (frozen, nn.Parameter(rows.clone()))
+    embedding, head = net.get_input_embeddings(), net.get_output_embeddings()
+    net.set_input_embeddings(SplitEmbedding(*parts[id(embedding.weight)]))
+    net.set_output_embeddings(SplitHead(*parts[id(head.weight)]))
 
 
 def trained_rows(net: nn.Module) -> list[nn.Parameter]:
-    """The rows that are trained of a split model: one weight where embedding and head are tied, else two."""
-    pair = (net.get_input_embeddings().rows, net.get_output_embeddings().rows)
-    return list({id(weight): weight for weight in pair}.values())
+    """The rows that are trained of a split model."""
+    return embedding_and_head(net, "rows")
 
 
 def rows_from(layer: nn.Module, first: int) -> torch.Tensor:
