@@ -10,12 +10,20 @@ request of `v2flow serve` takes beside its stages can't be less. The last line i
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
+import sys
 import time
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # the checkout that this file is in
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.harness import machine, printed
+from v2flow_engine.offline.cluster import ray_cluster
+
+APP_NAME = "v2flow-floor"
 PICTURE_BYTES = 20_000  # of a PNG in base64
 WARM_UP, PAUSE_SECONDS = 30, 0.15
 
@@ -62,7 +70,7 @@ def application() -> Any:
 
             return StreamingResponse(body(), media_type="text/event-stream")
 
-    deployment = serve.deployment(max_ongoing_requests=64)
+    deployment = serve.deployment(max_ongoing_requests=64, ray_actor_options={"num_cpus": 0})
     return deployment(serve.ingress(app)(Ingress)).bind(deployment(Tokens).bind(), deployment(Decoder).bind())
 
 
@@ -81,6 +89,35 @@ def milliseconds(url: str, requests: int) -> list[float]:
     return took
 
 
+def measured(requests: int, port: int) -> dict[str, Any]:
+    """Start the app on a cluster as `v2flow serve` starts one, and ask it."""
+    from ray import serve
+
+    with ray_cluster():
+        try:
+            serve.start(http_options={"host": "127.0.0.1", "port": port})
+            serve.run(application(), name=APP_NAME)
+            took = {
+                kind: milliseconds(f"http://127.0.0.1:{port}/{kind}", requests)
+                for kind in ("ingress", "stages")
+            }
+        finally:
+            serve.delete(APP_NAME)  # on somebody else's cluster there may be others
+    found = {
+        kind: {"median": statistics.median(each), "mean": statistics.fmean(each)}
+        for kind, each in took.items()
+    }
+    return {"machine": machine("cpu"), "requests": requests, "milliseconds": found}
+
+
+def table(report: dict[str, Any]) -> str:
+    """A line for each kind of request."""
+    lines = [f"{'':8} {'median':>8} {'mean':>8}  ms"]
+    for kind, found in report["milliseconds"].items():
+        lines.append(f"{kind:8} {found['median']:8.1f} {found['mean']:8.1f}")
+    return "\n".join(lines)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Start, measure, print, end."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -89,23 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.requests < 1:
         parser.error(f"--requests must be at least 1, got {args.requests}")
-    import ray
-    from ray import serve
-
-    ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR")
-    try:
-        serve.start(http_options={"host": "127.0.0.1", "port": args.port})
-        serve.run(application())
-        found = {}
-        for kind in ("ingress", "stages"):
-            took = milliseconds(f"http://127.0.0.1:{args.port}/{kind}", args.requests)
-            found[kind] = {"median": statistics.median(took), "mean": statistics.fmean(took)}
-            print(f"{kind:8} {found[kind]['median']:6.1f} ms median {found[kind]['mean']:6.1f} ms mean")
-        serve.shutdown()
-    finally:
-        ray.shutdown()
-    print(json.dumps({"requests": args.requests, "ray": ray.__version__, "milliseconds": found}))
-    return 0
+    report = printed("bench_serve_floor", lambda: measured(args.requests, args.port), table)
+    return 0 if report else 2
 
 
 if __name__ == "__main__":
